@@ -1,0 +1,1 @@
+"""Octopii: replicate your own deterministic state machine over a cluster, from Python."""

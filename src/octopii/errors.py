@@ -1,0 +1,193 @@
+"""Every exception a user of Octopii can meet, sorted by what it means for the command.
+
+    OctopiiError
+      NotApplied        the command was not and will never be applied: trying again is safe
+      OutcomeUnknown    the command may or may not have been applied
+      Rejected          the replicated state machine answered with an error
+      ConfigError       a setting is wrong; nothing was started
+      RefusedError      a node refused to talk to this one, or to start
+      WalrusError       the write-ahead log refused or failed
+
+Each exception carries its facts as typed attributes beside the message, so that programs never parse text.
+"""
+
+
+class OctopiiError(Exception):
+    """Root of all exceptions raised by this package."""
+
+
+# --- the command was not applied --------------------------------------------------------------------------------
+
+
+class NotApplied(OctopiiError):
+    """The call was not applied and never will be; it is safe to try again."""
+
+
+class NoLeader(NotApplied):
+    """No leader was known or reachable; `leader` is the last one heard of, if any."""
+
+    def __init__(self, message: str = "the cluster has no leader at the moment", *, leader: int | None = None) -> None:
+        super().__init__(message)
+        self.leader = leader
+
+
+class Overloaded(NotApplied):
+    """A named limit of the node was reached; `limit` is its name."""
+
+    def __init__(self, message: str, *, limit: str) -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
+class TooLarge(NotApplied):
+    """A command or batch has more bytes than allowed."""
+
+    def __init__(self, message: str, *, size: int, limit: int) -> None:
+        super().__init__(message)
+        self.size = size
+        self.limit = limit
+
+
+class DiskFull(NotApplied):
+    """The disk has no room for more entries; freeing space on the volume is enough to go on."""
+
+
+class ShuttingDown(NotApplied):
+    """The node is stopping or has stopped."""
+
+
+class VersionNotActive(NotApplied):
+    """The cluster does not yet speak the protocol version that the call needs."""
+
+
+# --- the outcome is unknown -------------------------------------------------------------------------------------
+
+
+class OutcomeUnknown(OctopiiError):
+    """The call may or may not have been applied, now or later, at most once."""
+
+
+class CallTimeout(OutcomeUnknown, TimeoutError):
+    """The time given to the call ran out before its answer came."""
+
+
+class ConnectionLost(OutcomeUnknown):
+    """The connection broke after the call was sent and before its answer came."""
+
+
+class SessionExpired(OutcomeUnknown):
+    """The client's session had expired when the call reached the state machine, so an earlier try may have counted."""
+
+
+# --- the state machine said no ----------------------------------------------------------------------------------
+
+
+class Rejected(OctopiiError):
+    """The replicated state machine answered with an error."""
+
+
+class CommandError(Rejected):
+    """Raised by a state machine's `apply` or `query` to refuse a command: a normal, replicated answer."""
+
+
+class ApplyFailed(Rejected):
+    """`apply` raised something other than `CommandError`; `exception` is the type's name."""
+
+    def __init__(self, message: str, *, exception: str) -> None:
+        super().__init__(message)
+        self.exception = exception
+
+
+class QueryNotSupported(Rejected):
+    """The state machine has no `query`."""
+
+
+# --- configuration and admission --------------------------------------------------------------------------------
+
+
+class ConfigError(OctopiiError):
+    """A setting is missing or wrong; `field` names it where there is one."""
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class RefusedError(OctopiiError):
+    """A node was refused by the others, or refused to start."""
+
+
+class WrongCluster(RefusedError):
+    """The other side belongs to another cluster."""
+
+
+class WipedNode(RefusedError):
+    """A known node id came back with another storage: its disk was wiped or swapped."""
+
+
+class RemovedNode(RefusedError):
+    """This node was removed from the cluster."""
+
+
+class BadCertificate(RefusedError):
+    """A TLS certificate is missing, expired, from another authority, or names another node."""
+
+
+# --- the write-ahead log ----------------------------------------------------------------------------------------
+
+
+class WalrusError(OctopiiError):
+    """Root of the write-ahead log's exceptions."""
+
+
+class CorruptLogError(WalrusError):
+    """Bytes that were durable are damaged; `path`, `position` (bytes) and `topic` say where."""
+
+    def __init__(self, message: str, *, path: str, position: int | None = None, topic: str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+        self.position = position
+        self.topic = topic
+
+
+class LogInUse(WalrusError):
+    """Another instance, in this or another process, has the folder open."""
+
+    def __init__(self, message: str, *, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class LogPoisoned(WalrusError):
+    """A write or a sync failed earlier, so what is on disk is not known: close, repair the cause, open again."""
+
+
+class LogClosed(WalrusError):
+    """The log was closed."""
+
+
+class EntryTooLarge(WalrusError):
+    """An entry or a batch has more bytes than the log's limit."""
+
+    def __init__(self, message: str, *, size: int, limit: int) -> None:
+        super().__init__(message)
+        self.size = size
+        self.limit = limit
+
+
+class InvalidTopic(WalrusError, ValueError):
+    """A topic or cursor name is empty, too long or not text."""
+
+    def __init__(self, message: str, *, topic: object) -> None:
+        super().__init__(message)
+        self.topic = topic
+
+
+class OffsetTrimmedError(WalrusError):
+    """The offset asked for lies below the topic's trim point."""
+
+    def __init__(self, message: str, *, topic: str, offset: int, first_offset: int) -> None:
+        super().__init__(message)
+        self.topic = topic
+        self.offset = offset
+        self.first_offset = first_offset
