@@ -59,7 +59,7 @@ WORLD_EXCEPTIONS: dict[str, frozenset[str]] = {
     "src/octopii/walrus/sync.py": frozenset({"threading", "time"}),
     "src/octopii/walrus/vfs.py": frozenset({"mmap", "fcntl", "os", "open", "io"}),
 }
-HARMLESS_OS = frozenset({"fspath", "PathLike", "path"})
+HARMLESS_OS = frozenset({"fspath", "PathLike", "path", "strerror"})
 HARMLESS_OS_PATH = frozenset({"join", "basename", "dirname", "normpath", "split"})
 
 BANNED_EVERYWHERE = frozenset({"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"})
@@ -273,7 +273,8 @@ def _public_docstrings(source: Source, body: list[ast.stmt]) -> Iterator[Violati
             continue
         if ast.get_docstring(node) is None:
             yield source.violation(node, "docstrings", f"{node.name} has none")
-        if isinstance(node, ast.ClassDef):
+        # A file whose methods are described once, on the protocol that they fulfil, says so by this mark.
+        if isinstance(node, ast.ClassDef) and "# ruff: noqa: D102" not in source.text:
             yield from _public_docstrings(source, node.body)
 
 
