@@ -1,0 +1,1 @@
+"""Bytes to messages and back, between nodes and between clients and nodes."""
