@@ -1,12 +1,13 @@
 """How the benchmarks measure: contestants take turns, and every figure is a median with a reference beside it.
 
 Machines that run benchmarks are small and noisy, and their disks are shared. So nothing is compared with a figure from
-another day: all contestants of a row run one after the other, `ROUNDS` times over, and the ratio of two of them is the
+another day: all contestants of a row run one after the other, several times over, and the ratio of two of them is the
 median of the ratios of their rounds. What slows one round slows both sides of its ratio.
 """
 
 import contextlib
 import gc
+import re
 import shutil
 import statistics
 import tempfile
@@ -15,11 +16,22 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-ROUNDS = 5
 WORK = Path(__file__).resolve().parent / ".work"
 
 Contestant = Callable[[], float]
 """Does the work once and returns a rate (per second) or a time (seconds); `Budget.smaller_is_better` says which."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How much to do: `share` scales every count, for a quick look; budgets are about the whole."""
+
+    rounds: int = 5
+    share: float = 1.0
+
+    def count(self, full: int) -> int:
+        """`full` scaled, and at least 1."""
+        return max(1, int(full * self.share))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +61,7 @@ class Row:
     figures: Mapping[str, list[float]]
     promises: tuple[Budget | Limit, ...] = ()
     note: str = ""
+    digits: int = 0
 
     def median(self, contestant: str) -> float:
         """The median over the rounds."""
@@ -62,7 +75,7 @@ class Row:
         return statistics.median(ours / reference for ours, reference in pairs)
 
 
-def take_turns(contestants: Mapping[str, Contestant], rounds: int = ROUNDS) -> dict[str, list[float]]:
+def take_turns(contestants: Mapping[str, Contestant], *, rounds: int = 5) -> dict[str, list[float]]:
     """Run every contestant once unmeasured and then `rounds` times, in turns; returns the figures of each."""
     for contestant in contestants.values():
         contestant()
@@ -90,3 +103,10 @@ def scratch_folder() -> Iterator[str]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def subfolder(folder: str, name: str) -> str:
+    """A new folder inside `folder`, with a name that any file system takes."""
+    path = Path(folder) / re.sub(r"[^a-z0-9]+", "-", name.lower())
+    path.mkdir()
+    return str(path)
