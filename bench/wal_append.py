@@ -7,9 +7,9 @@ from bench import measure, walrus_log
 from bench.bare_log import ENTRY, BareLog
 from bench.measure import Budget, Contestant, Effort, Row
 from bench.peers import lmdb_log, rocksdb_log, sqlite_log, walrus_rust
-from bench.peers.log import PeerLog, threaded_rate
+from bench.peers.log import OpenLog, PeerLog, threaded_rate
 
-PEERS = {
+PEERS: dict[str, OpenLog] = {
     sqlite_log.NAME: sqlite_log.SqliteLog,
     lmdb_log.NAME: lmdb_log.LmdbLog,
     rocksdb_log.NAME: rocksdb_log.RocksdbLog,
@@ -84,7 +84,7 @@ def peers(
     contestants: dict[str, Contestant] = {}
     count = effort.count(full)
     for name, make in PEERS.items():
-        log: PeerLog = make(measure.subfolder(folder, name), durable=durable)
+        log = make(measure.subfolder(folder, name), durable=durable)
         stack.callback(log.close)
         contestants[name] = contestant(log, threads=threads, count=count)
     if walrus_rust.program() is not None:

@@ -27,7 +27,7 @@ def rows(effort: Effort) -> Iterator[Row]:
             "bare loop": lambda: measure.rate(batches * BATCH_ENTRIES, lambda: bare.append_batches(batches)),
         }
         for name, make in PEERS.items():
-            log: PeerLog = make(measure.subfolder(folder, name), durable=False)
+            log = make(measure.subfolder(folder, name), durable=False)
             stack.callback(log.close)
             contestants[name] = contestant(log, effort.count(_full_peer))
         if walrus_rust.program() is not None:

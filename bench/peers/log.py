@@ -22,6 +22,14 @@ class PeerLog(Protocol):
         ...
 
 
+class OpenLog(Protocol):
+    """Opens a log in an empty folder; when `durable`, a commit returns once it is on disk."""
+
+    def __call__(self, folder: str, *, durable: bool) -> PeerLog:
+        """The open log."""
+        ...
+
+
 def threaded_rate(append: Callable[[int, int], None], *, threads: int, count: int) -> float:
     """Commits per second over all threads, each of which does `count // threads` of them: `append(worker, count)`.
 
