@@ -1,0 +1,46 @@
+"""What the documents show is run: their Python, in an empty folder, as somebody would type it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+
+_block = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_link = re.compile(r"\]\(([^)#]+?)(?:#[^)]*)?\)")
+
+
+def python_blocks() -> list[tuple[str, str]]:
+    """Each Python block with the document and line it stands at."""
+    found = []
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        for match in _block.finditer(text):
+            line = text.count("\n", 0, match.start()) + 1
+            found.append((f"{document.relative_to(ROOT)}:{line}", match[1]))
+    return found
+
+
+@pytest.mark.parametrize(("code"), [code for _, code in python_blocks()], ids=[place for place, _ in python_blocks()])
+def test_the_code_in_the_documents_runs(code: str, tmp_path: Path) -> None:
+    """Each Python block of the documents is a whole program that ends without an error, with warnings as errors."""
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    """No document refers to a file that is not there."""
+    targets = [target for target in _link.findall(document.read_text(encoding="utf-8")) if "://" not in target]
+    assert [target for target in targets if not (document.parent / target).exists()] == []
