@@ -6,6 +6,7 @@
                                  follower sees the items when it applies them itself. `ForwardRefused` says that
                                  nothing of it was taken
                       Relay      a request that only the leader can serve, passed on whole; `Relayed` brings the reply
+    node -> node      Pulse      how a member is; Removed tells a node that it is none any more
     node -> node      Snapshot*  on a connection of its own: offer, resume at a position, chunks, done or refused
 
 Numbers of requests are unique per connection and direction; a reply to an unknown number is dropped. Limits and
@@ -356,6 +357,19 @@ class SnapshotRefused(msgspec.Struct, array_like=True, tag=9, frozen=True, gc=Fa
     text: Text
 
 
+class Pulse(msgspec.Struct, array_like=True, tag=10, frozen=True, gc=False):
+    """How a member is, a few times per election timeout: wall clock (UTC, nanoseconds), and whether its disk is low."""
+
+    wall: Number
+    disk_low: bool
+
+
+class Removed(msgspec.Struct, array_like=True, tag=11, frozen=True, gc=False):
+    """You are no member any more: the answer to anything that a removed node still sends."""
+
+    index: Number
+
+
 PeerMessage = (
     Forward
     | ForwardRefused
@@ -366,6 +380,8 @@ PeerMessage = (
     | SnapshotProgress
     | SnapshotDone
     | SnapshotRefused
+    | Pulse
+    | Removed
 )
 """What nodes say to each other beside Raft's messages and snapshot chunks."""
 
