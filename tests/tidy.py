@@ -20,7 +20,7 @@ MAX_CLASS_METHODS = 25  # properties and double-underscore methods do not count
 
 # --- the layers: what a module of the package may import of the package ------------------------------------------
 
-_GROUND = frozenset({"errors", "durability", "config", "state_machine", "typed"})
+_GROUND = frozenset({"errors", "durability", "config", "state_machine", "blocks", "typed"})
 _CORES = frozenset({"raft", "walrus"})
 _REPLICA = frozenset({"wire", "replica"})
 _BELOW_SHELLS = _GROUND | _CORES | _REPLICA
@@ -30,7 +30,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "durability": frozenset({"errors"}),
     "config": frozenset({"errors", "durability"}),
     "state_machine": frozenset({"errors"}),
-    "typed": frozenset({"errors", "state_machine"}),
+    "blocks": frozenset({"errors", "state_machine"}),
+    "typed": frozenset({"errors", "state_machine", "blocks"}),
     "machines": _GROUND,
     "raft": _GROUND,
     "walrus": _GROUND,
