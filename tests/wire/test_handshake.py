@@ -47,15 +47,14 @@ def storage(node_id: int) -> bytes:
 
 
 def node(node_id: int, **facts: object) -> Hello:
-    return Hello(
-        **{"role": Role.NODE, "node_id": node_id, "storage_id": storage(node_id), "cluster_id": CLUSTER, **facts}
-    )  # type: ignore[arg-type]
+    hello = Hello(role=Role.NODE, node_id=node_id, storage_id=storage(node_id), cluster_id=CLUSTER)
+    return msgspec.structs.replace(hello, **facts)
 
 
 def standing(**facts: object) -> Standing:
     members = {number: storage(number) for number in (1, 2, 3)}
-    base = {"node_id": 1, "cluster_id": CLUSTER, "storage_id": storage(1), "storage_of": members, "removed": {9}}
-    return Standing(**{**base, **facts})  # type: ignore[arg-type]
+    ours = Standing(node_id=1, cluster_id=CLUSTER, storage_id=storage(1), storage_of=members, removed={9})
+    return msgspec.structs.replace(ours, **facts)
 
 
 def kind(refusal: Refusal | None) -> RefusalKind | None:
