@@ -1,0 +1,90 @@
+"""Elections (paper, section 5.2; pre-vote and disruptive servers: thesis, sections 9.6 and 4.2.3)."""
+
+from octopii.raft.messages import Message, MessageType, Role
+from octopii.raft.quorum import VoteResult
+from octopii.raft.state import RaftState
+
+transfer_context = b"transfer"
+"""Context of a vote request that a leader asked for: voters grant it although they have just heard of that leader."""
+
+
+def campaign(state: RaftState, *, pre_vote: bool = False, transfer: bool = False) -> None:
+    """Begin an election, or the question whether one could be won."""
+    if pre_vote:
+        state.become_pre_candidate()
+        # A pre-vote promises nothing, so one's own counts at once.
+        if take_vote(state, state.id, True) is VoteResult.WON:
+            campaign(state)
+            return
+        kind, term = MessageType.PRE_VOTE_REQUEST, state.term + 1
+    else:
+        state.become_candidate()
+        # One's own vote counts once it is on disk: see `RawNode.on_persisted`.
+        kind, term = MessageType.VOTE_REQUEST, state.term
+    last = state.log.last_index()
+    for voter in sorted({*state.conf.voters, *state.conf.voters_outgoing}):
+        if voter != state.id:
+            state.send(
+                Message(
+                    type=kind,
+                    to=voter,
+                    term=term,
+                    index=last,
+                    log_term=state.log.last_term(),
+                    context=transfer_context if transfer else b"",
+                )
+            )
+
+
+def take_vote(state: RaftState, voter: int, granted: bool) -> VoteResult:
+    """Count an answer; the first one of each voter counts."""
+    state.votes.setdefault(voter, granted)
+    return state.quorum_of(state.votes)
+
+
+def may_grant(state: RaftState, message: Message) -> bool:
+    """Whether to vote for the sender (paper, figure 2, RequestVote; the term was looked at before)."""
+    asks_only = message.type is MessageType.PRE_VOTE_REQUEST
+    can_vote = (
+        state.vote == message.sender
+        or (state.vote == 0 and state.leader == 0)
+        or (asks_only and message.term > state.term)
+    )
+    return can_vote and state.log.is_up_to_date(message.index, message.log_term)
+
+
+def handle_vote_request(state: RaftState, message: Message) -> None:
+    """Answer a request for a vote or pre-vote.
+
+    Learners answer too: one that was promoted may not have heard of it yet, and its vote may be the one that counts.
+    """
+    asks_only = message.type is MessageType.PRE_VOTE_REQUEST
+    kind = MessageType.PRE_VOTE_RESPONSE if asks_only else MessageType.VOTE_RESPONSE
+    if may_grant(state, message):
+        # A granted pre-vote speaks of the term that is asked for, a refusal of one's own.
+        state.send(Message(type=kind, to=message.sender, term=message.term))
+        if not asks_only:
+            state.election_elapsed = 0
+            state.vote = message.sender
+    else:
+        state.send(Message(type=kind, to=message.sender, term=state.term, reject=True))
+
+
+def ignores_vote_request(state: RaftState, message: Message) -> bool:
+    """Whether a live leader, or a lease that may still hold, forbids to take note of an election at all."""
+    if message.context == transfer_context:
+        return False
+    ticks = state.config.election_ticks
+    if state.was_restarted and state.config.check_quorum and state.ticks_since_start < ticks:
+        return not _knows_it_was_alone(state)
+    return state.config.check_quorum and state.leader != 0 and state.election_elapsed < ticks
+
+
+def _knows_it_was_alone(state: RaftState) -> bool:
+    """Whether no other voter can have had a lease: there is none."""
+    return not {*state.conf.voters, *state.conf.voters_outgoing} - {state.id}
+
+
+def role_of_response(kind: MessageType) -> Role:
+    """The role in which an answer to a vote request counts."""
+    return Role.PRE_CANDIDATE if kind is MessageType.PRE_VOTE_RESPONSE else Role.CANDIDATE

@@ -1,0 +1,440 @@
+"""The core's interface: messages and ticks in, numbered `Ready`s out; the package's text is the manual."""
+
+from collections import deque
+
+import msgspec
+
+from octopii.raft.candidate import campaign, take_vote
+from octopii.raft.leader import (
+    begin_transfer,
+    broadcast_append,
+    broadcast_heartbeat,
+    force_snapshot,
+    has_active_quorum,
+    lease_holds,
+    maybe_commit,
+    membership_changed,
+    peer_unreachable,
+    snapshot_reported,
+    take_read,
+)
+from octopii.raft.membership import apply_change, is_joint, leaves_joint
+from octopii.raft.messages import (
+    ConfState,
+    Entry,
+    EntryKind,
+    HardState,
+    MembershipChange,
+    Message,
+    MessageType,
+    Role,
+    Snapshot,
+    SoftState,
+    encode_membership_change,
+)
+from octopii.raft.progress import ProgressState
+from octopii.raft.read_index import Read
+from octopii.raft.state import RaftConfig, RaftState
+from octopii.raft.step import conclude, step
+from octopii.raft.storage import Storage
+
+
+class ProposalDropped(Exception):
+    """A proposal was not taken, and nothing of it will ever be in the log; subclasses say why."""
+
+
+class NotLeader(ProposalDropped):
+    """Only a leader takes proposals; `leader` is who leads, as far as known (0: nobody)."""
+
+    def __init__(self, leader: int) -> None:
+        super().__init__(f"node {leader} leads" if leader else "nobody is known to lead")
+        self.leader = leader
+
+
+class TransferInProgress(ProposalDropped):
+    """Leadership is being handed over."""
+
+
+class TooManyUncommitted(ProposalDropped):
+    """The entries that wait to be committed have reached `max_uncommitted_bytes`."""
+
+
+class ChangeInProgress(ProposalDropped):
+    """Another membership change is not applied yet, or the change does not fit the present membership."""
+
+
+class ReadState(msgspec.Struct, frozen=True, gc=False):
+    """A confirmed read: answer it from state that has applied entries up to `index`."""
+
+    index: int
+    context: bytes
+
+
+class PeerStatus(msgspec.Struct, frozen=True):
+    """One member as its leader sees it."""
+
+    match: int
+    next: int
+    state: ProgressState
+    is_learner: bool
+    recent_active: bool
+    paused: bool
+    inflight_messages: int
+    inflight_bytes: int
+    pending_snapshot: int
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """A node's view of itself; `peers` is empty unless it leads."""
+
+    id: int
+    term: int
+    vote: int
+    leader: int
+    role: Role
+    committed: int
+    applied: int
+    last_index: int
+    conf_state: ConfState
+    transferee: int
+    peers: dict[int, PeerStatus]
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What is to be done now; each Ready holds only what is new since the one before.
+
+    Send `messages` at once. Write `snapshot`, then `entries` (they replace what stands at the first one's index and
+    behind), then `hard_state`. When all of it is on disk, and all of the Readys before, call `on_persisted(number)` and
+    send `messages_after_persist`. Apply `committed_entries` in order (they are on disk already) and call `on_applied`.
+    """
+
+    number: int
+    soft_state: SoftState | None
+    hard_state: HardState | None
+    snapshot: Snapshot | None
+    entries: list[Entry]
+    messages: list[Message]
+    messages_after_persist: list[Message]
+    committed_entries: list[Entry]
+    read_states: list[ReadState]
+
+
+class _Written(msgspec.Struct, gc=False):
+    """What a Ready that is not on disk yet will mean once it is."""
+
+    number: int
+    term: int
+    last_index: int
+    last_term: int
+    snapshot_index: int
+    own_vote: bool
+
+
+class RawNode:
+    """One Raft node without I/O, clock or threads."""
+
+    def __init__(self, config: RaftConfig, storage: Storage) -> None:
+        self._state = RaftState(config, storage)
+        self._number = 0
+        self._written: deque[_Written] = deque()
+        self._last_hard = HardState(term=self._state.term, vote=self._state.vote)
+        self._last_soft = SoftState(leader=0, role=Role.FOLLOWER)
+
+    # --- facts --------------------------------------------------------------------------------------------------
+
+    @property
+    def term(self) -> int:
+        """The current term."""
+        return self._state.term
+
+    @property
+    def leader(self) -> int:
+        """Who leads, 0 for nobody known."""
+        return self._state.leader
+
+    @property
+    def role(self) -> Role:
+        """What this node is."""
+        return self._state.role
+
+    @property
+    def committed(self) -> int:
+        """The commit index."""
+        return self._state.log.committed
+
+    def match_index(self, node_id: int) -> int:
+        """How far a member's log is known to match; 0 unless this node leads and knows it."""
+        progress = self._state.progress.get(node_id)
+        return progress.match if progress is not None and self._state.role is Role.LEADER else 0
+
+    def peers(self) -> list[int]:
+        """All members but this one."""
+        return [node_id for node_id in self._state.progress if node_id != self._state.id]
+
+    def status(self) -> Status:
+        """Everything worth showing."""
+        state = self._state
+        peers = {}
+        if state.role is Role.LEADER:
+            for node_id, progress in state.progress.items():
+                peers[node_id] = PeerStatus(
+                    match=progress.match,
+                    next=progress.next,
+                    state=progress.state,
+                    is_learner=progress.is_learner,
+                    recent_active=progress.recent_active,
+                    paused=progress.is_paused,
+                    inflight_messages=len(progress.inflights),
+                    inflight_bytes=progress.inflights.bytes,
+                    pending_snapshot=progress.pending_snapshot,
+                )
+        return Status(
+            id=state.id,
+            term=state.term,
+            vote=state.vote,
+            leader=state.leader,
+            role=state.role,
+            committed=state.log.committed,
+            applied=state.log.applied,
+            last_index=state.log.last_index(),
+            conf_state=state.conf,
+            transferee=state.transferee,
+            peers=peers,
+        )
+
+    def lease_holds(self, now: float) -> bool:
+        """Whether a leader may answer a read at `now` (the clock of `tick`) without asking anybody."""
+        return lease_holds(self._state, now)
+
+    # --- input --------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """One tick has passed; `now` is a monotonic clock in seconds that goes on while the machine sleeps."""
+        state = self._state
+        state.now = now
+        state.ticks_since_start += 1
+        state.election_elapsed += 1
+        if state.role is Role.LEADER:
+            self._tick_leader()
+        elif state.election_elapsed >= state.randomized_timeout:
+            state.election_elapsed = 0
+            self.campaign()
+
+    def _tick_leader(self) -> None:
+        state = self._state
+        state.heartbeat_elapsed += 1
+        if state.election_elapsed >= state.config.election_ticks:
+            state.election_elapsed = 0
+            if state.config.check_quorum and not has_active_quorum(state):
+                state.become_follower(state.term, 0)
+                return
+            state.transferee = 0  # it did not happen within an election timeout
+        if state.heartbeat_elapsed >= state.config.heartbeat_ticks:
+            state.heartbeat_elapsed = 0
+            broadcast_heartbeat(state)
+
+    def step(self, message: Message) -> None:
+        """Take a message from another node."""
+        step(self._state, message)
+
+    def campaign(self) -> None:
+        """Stand for election, by pre-vote if configured; learners and nodes with membership unapplied do not."""
+        state = self._state
+        if state.role is Role.LEADER or not state.promotable or state.log.has_unapplied_membership():
+            return
+        campaign(state, pre_vote=state.config.pre_vote)
+
+    def propose(self, data: bytes) -> int:
+        """Put an entry into the log; returns its index. Raises a `ProposalDropped`."""
+        return self.propose_batch([data])
+
+    def propose_batch(self, datas: list[bytes]) -> int:
+        """Put entries into the log, all or none; returns the first index. Raises a `ProposalDropped`."""
+        size = sum(map(len, datas))
+        state = self._admit(size)
+        index = state.append_own([(EntryKind.NORMAL, data) for data in datas])
+        state.uncommitted_bytes += size
+        broadcast_append(state)
+        return index
+
+    def _admit(self, size: int) -> RaftState:
+        state = self._state
+        if state.role is not Role.LEADER:
+            raise NotLeader(state.leader)
+        if state.transferee:
+            raise TransferInProgress(f"leadership is being handed to node {state.transferee}")
+        if state.id not in state.progress:
+            raise NotLeader(0)  # removed, and about to step down
+        limit = state.config.max_uncommitted_bytes
+        if size and state.uncommitted_bytes and state.uncommitted_bytes + size > limit:
+            raise TooManyUncommitted(f"{state.uncommitted_bytes} bytes are not committed yet, {limit} may be")
+        return state
+
+    def propose_membership(self, change: MembershipChange) -> int:
+        """Put a membership change into the log; returns its index. Raises a `ProposalDropped`.
+
+        One change at a time: the one before must be applied, here, first (thesis, section 4.1).
+        """
+        state = self._admit(0)
+        if state.pending_conf_index > state.log.applied:
+            raise ChangeInProgress(
+                f"entry {state.pending_conf_index} may hold a membership change and is not applied yet "
+                f"(applied: {state.log.applied})"
+            )
+        if is_joint(state.conf) != leaves_joint(change):
+            text = "has to be left first" if is_joint(state.conf) else "is not joint"
+            raise ChangeInProgress(f"the membership {text}")
+        try:
+            apply_change(state.conf, change)
+        except ValueError as error:
+            raise ChangeInProgress(str(error)) from error
+        data = encode_membership_change(change)
+        index = state.append_own([(EntryKind.MEMBERSHIP, data)])
+        state.pending_conf_index = index
+        broadcast_append(state)
+        return index
+
+    def apply_membership(self, change: MembershipChange) -> ConfState:
+        """A committed change takes effect: call it for each membership entry, in order, before `on_applied`."""
+        state = self._state
+        state.set_conf(apply_change(state.conf, change))
+        if state.role is Role.LEADER:
+            membership_changed(state)
+        elif not state.promotable and state.role is not Role.FOLLOWER:
+            state.become_follower(state.term, 0)
+        return state.conf
+
+    def read_index(self, context: bytes) -> None:
+        """Ask for a read; the answer comes as a `ReadState` with this context, or never (ask again)."""
+        state = self._state
+        if state.role is Role.LEADER:
+            take_read(state, Read(state.id, context))
+        elif state.leader:
+            state.send(Message(type=MessageType.READ_INDEX, to=state.leader, context=context))
+
+    def transfer_leader(self, transferee: int) -> None:
+        """As leader: hand over to a voter; given up after an election timeout."""
+        if self._state.role is Role.LEADER:
+            begin_transfer(self._state, transferee)
+
+    def forget_leader(self) -> None:
+        """As follower: behave as if the leader had not been heard of, so that another may be elected at once."""
+        state = self._state
+        if state.role is Role.FOLLOWER:
+            state.leader = 0
+
+    def report_unreachable(self, node_id: int) -> None:
+        """The last message to a member could not be sent."""
+        if self._state.role is Role.LEADER:
+            peer_unreachable(self._state, node_id)
+
+    def report_snapshot(self, node_id: int, ok: bool) -> None:
+        """A snapshot towards a member has arrived, or failed."""
+        if self._state.role is Role.LEADER:
+            snapshot_reported(self._state, node_id, ok=ok)
+
+    def send_snapshot(self, node_id: int) -> bool:
+        """As leader: send a member the newest snapshot even if the log reaches it; False when it cannot be done now."""
+        return self._state.role is Role.LEADER and force_snapshot(self._state, node_id)
+
+    # --- output -------------------------------------------------------------------------------------------------
+
+    def _soft_state(self) -> SoftState:
+        return SoftState(leader=self._state.leader, role=self._state.role)
+
+    def has_ready(self) -> bool:
+        """Whether `ready` has anything to say."""
+        state, log = self._state, self._state.log
+        return bool(
+            state.messages
+            or state.messages_after_persist
+            or state.read_states
+            or log.has_untaken
+            or log.has_committed
+            or state.term != self._last_hard.term
+            or state.vote != self._last_hard.vote
+            or state.leader != self._last_soft.leader
+            or state.role != self._last_soft.role
+        )
+
+    def ready(self) -> Ready:
+        """Take what is to be done now."""
+        state, log = self._state, self._state.log
+        self._number += 1
+        snapshot = None
+        if log.snapshot is not None and not log.snapshot_taken:
+            snapshot, log.snapshot_taken = log.snapshot, True
+        entries = log.take_unstable() if log.has_untaken else []
+        hard = HardState(term=state.term, vote=state.vote)
+        soft = self._soft_state()
+        committed = log.take_committed(state.config.max_committed_bytes_per_ready) if log.has_committed else []
+        if committed and state.uncommitted_bytes:
+            state.uncommitted_bytes = max(0, state.uncommitted_bytes - sum([len(entry.data) for entry in committed]))
+        own_vote = state.role is Role.CANDIDATE and state.vote == state.id and state.id not in state.votes
+        reads = [ReadState(read.index, read.context) for read in state.read_states]
+        ready = Ready(
+            number=self._number,
+            soft_state=soft if soft != self._last_soft else None,
+            hard_state=hard if hard != self._last_hard else None,
+            snapshot=snapshot,
+            entries=entries,
+            messages=state.messages,
+            messages_after_persist=state.messages_after_persist,
+            committed_entries=committed,
+            read_states=reads,
+        )
+        self._last_hard, self._last_soft = hard, soft
+        state.messages, state.messages_after_persist, state.read_states = [], [], []
+        last = entries[-1] if entries else None
+        self._written.append(
+            _Written(
+                number=self._number,
+                term=state.term,
+                last_index=last.index if last else 0,
+                last_term=last.term if last else 0,
+                snapshot_index=snapshot.metadata.index if snapshot else 0,
+                own_vote=own_vote,
+            )
+        )
+        return ready
+
+    def on_persisted(self, number: int) -> None:
+        """All that the Readys up to `number` had for the disk is on it.
+
+        Entries that were replaced since count for nothing, and what was written in an earlier term moves no match
+        index: a newer leader may have replaced it, or this node may lead with another log.
+        """
+        state = self._state
+        moved = False
+        while self._written and self._written[0].number <= number:
+            written = self._written.popleft()
+            if written.snapshot_index:
+                state.log.stable_snapshot(written.snapshot_index)
+            if written.last_index and state.log.stable_to(written.last_index, written.last_term):
+                moved = moved or written.term == state.term
+            if written.own_vote and written.term == state.term and state.role is Role.CANDIDATE:
+                conclude(state, take_vote(state, state.id, True))
+        if moved and state.role is Role.LEADER and state.id in state.progress:
+            own = state.progress[state.id]
+            if own.maybe_update(state.log.stable) and maybe_commit(state):
+                broadcast_append(state)
+
+    def on_applied(self, index: int) -> None:
+        """The state machine has applied all entries up to `index`."""
+        state = self._state
+        log = state.log
+        low, size = log.applied + 1, 0
+        if log.applying_bytes and index < log.handed and index >= low:
+            size = log.applying_bytes * (index - low + 1) // (log.handed - low + 1)
+        log.applied_to(index, size)
+        leaving = state.conf.auto_leave and is_joint(state.conf) and state.role is Role.LEADER
+        if leaving and state.pending_conf_index <= log.applied and state.id in state.progress:
+            state.append_own([(EntryKind.MEMBERSHIP, b"")])
+            state.pending_conf_index = log.last_index()
+            broadcast_append(state)
+
+    def advance(self, ready: Ready) -> None:
+        """For callers that write and apply before going on: acknowledge a whole Ready."""
+        self.on_persisted(ready.number)
+        if ready.committed_entries:
+            self.on_applied(ready.committed_entries[-1].index)

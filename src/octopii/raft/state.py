@@ -1,0 +1,235 @@
+"""The state of one Raft node, and the transitions between roles.
+
+`RaftState` holds the data and what all roles need: sending, terms, resetting timers. What a follower, a candidate or a
+leader does with a message stands in the file of that role, as functions that take the state.
+"""
+
+import random
+
+import msgspec
+
+from octopii.raft.log import RaftLog
+from octopii.raft.membership import is_joint, learners_of, members_of
+from octopii.raft.messages import (
+    ConfState,
+    Entry,
+    EntryKind,
+    Message,
+    MessageType,
+    Role,
+    SnapshotMetadata,
+)
+from octopii.raft.progress import Inflights, Progress
+from octopii.raft.quorum import VoteResult, joint_committed_index, joint_vote_result
+from octopii.raft.read_index import Read, Reads
+from octopii.raft.storage import Storage
+
+no_limit = (1 << 63) - 1
+
+
+class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of a node. Ticks are calls of `RawNode.tick`, sizes are bytes of entries' data.
+
+    `rng` is the node's own source of randomness (election timeouts). `applied` is the index that the state machine has
+    at start. `tick_seconds` and `lease_drift` bound the lease: how long a tick is, and by which fraction two clocks may
+    run apart.
+    """
+
+    id: int
+    election_ticks: int
+    heartbeat_ticks: int
+    rng: random.Random
+    applied: int = 0
+    pre_vote: bool = True
+    check_quorum: bool = True
+    tick_seconds: float = 0.1
+    lease_drift: float = 0.1
+    max_message_bytes: int = 1 << 20
+    max_committed_bytes_per_ready: int = 16 << 20
+    max_applying_bytes: int = 64 << 20
+    max_inflight_messages: int = 256
+    max_inflight_bytes: int = no_limit
+    max_uncommitted_bytes: int = no_limit
+
+    def __post_init__(self) -> None:
+        if self.id <= 0:
+            raise ValueError(f"a node id is a positive number, not {self.id}")
+        if self.heartbeat_ticks < 1 or self.election_ticks <= self.heartbeat_ticks:
+            raise ValueError("election_ticks has to be greater than heartbeat_ticks, and that at least 1")
+        if self.max_inflight_messages < 1 or self.max_message_bytes < 0:
+            raise ValueError("max_inflight_messages has to be at least 1, max_message_bytes at least 0")
+
+
+AFTER_PERSIST = frozenset(
+    {
+        MessageType.APPEND_RESPONSE,
+        MessageType.VOTE_REQUEST,
+        MessageType.VOTE_RESPONSE,
+        MessageType.PRE_VOTE_RESPONSE,
+    }
+)
+"""Messages that promise something which has to be on disk first."""
+
+
+class RaftState:
+    """Everything one node knows."""
+
+    def __init__(self, config: RaftConfig, storage: Storage) -> None:
+        hard_state, conf_state = storage.initial_state()
+        self.config = config
+        self.id = config.id
+        self.log = RaftLog(storage, applied=config.applied, max_applying_bytes=config.max_applying_bytes)
+        self.term = hard_state.term
+        self.vote = hard_state.vote
+        self.leader = 0
+        self.role = Role.FOLLOWER
+        self.conf = ConfState()
+        self.progress: dict[int, Progress] = {}
+        self.votes: dict[int, bool] = {}
+        self.reads = Reads()
+        self.transferee = 0
+        self.pending_conf_index = 0
+        self.uncommitted_bytes = 0
+        self.election_elapsed = 0
+        self.heartbeat_elapsed = 0
+        self.ticks_since_start = 0
+        self.randomized_timeout = 0
+        self.now = 0.0
+        self.lease_start: float | None = None
+        self.round_sent: dict[int, float] = {}
+        # A voter that was restarted may have promised a lease that it does not remember.
+        self.was_restarted = hard_state.term > 0 or self.log.last_index() > 0
+        self.read_states: list[Read] = []
+        self.messages: list[Message] = []
+        self.messages_after_persist: list[Message] = []
+        self.set_conf(conf_state)
+        self.reset_timeout()
+
+    # --- membership ---------------------------------------------------------------------------------------------
+
+    def set_conf(self, conf: ConfState) -> None:
+        """Take over a membership; new members are probed from the end of the log on."""
+        self.conf = conf
+        members, learners = members_of(conf), learners_of(conf)
+        self.progress = {node_id: self.progress.get(node_id) or self._new_progress() for node_id in sorted(members)}
+        for node_id, progress in self.progress.items():
+            progress.is_learner = node_id in learners
+
+    def _new_progress(self) -> Progress:
+        config = self.config
+        inflights = Inflights(max_messages=config.max_inflight_messages, max_bytes=config.max_inflight_bytes)
+        progress = Progress(match=0, next_index=self.log.last_index() + 1, is_learner=False, inflights=inflights)
+        progress.recent_active = True  # or a check right after the change would depose the leader
+        return progress
+
+    @property
+    def is_voter(self) -> bool:
+        """Whether this node votes in its own membership, either half."""
+        return self.id in self.conf.voters or self.id in self.conf.voters_outgoing
+
+    @property
+    def promotable(self) -> bool:
+        """Whether this node may campaign."""
+        return self.is_voter and self.log.snapshot is None
+
+    def quorum_index(self) -> int:
+        """The highest index that a quorum has on disk."""
+        progress = self.progress
+        return joint_committed_index(self.conf.voters, self.conf.voters_outgoing, lambda voter: progress[voter].match)
+
+    def quorum_of(self, votes: dict[int, bool]) -> VoteResult:
+        """What a quorum says."""
+        return joint_vote_result(self.conf.voters, self.conf.voters_outgoing, votes)
+
+    @property
+    def in_joint(self) -> bool:
+        """Whether the membership is a joint one."""
+        return is_joint(self.conf)
+
+    # --- terms and timers ---------------------------------------------------------------------------------------
+
+    def reset_timeout(self) -> None:
+        """Draw a new election timeout, between one and two times `election_ticks` (paper, section 9.3)."""
+        ticks = self.config.election_ticks
+        self.randomized_timeout = ticks + self.config.rng.randrange(ticks)
+
+    def reset(self, term: int) -> None:
+        """Begin a role: forget what belonged to the one before."""
+        if term != self.term:
+            self.term = term
+            self.vote = 0
+        self.leader = 0
+        self.election_elapsed = self.heartbeat_elapsed = 0
+        self.reset_timeout()
+        self.transferee = 0
+        self.votes = {}
+        self.lease_start = None
+        self.round_sent = {}
+        self.pending_conf_index = 0
+        self.uncommitted_bytes = 0
+        self.reads.reset()
+        last = self.log.last_index()
+        for node_id in self.progress:
+            progress = self._new_progress()
+            progress.recent_active = False
+            progress.is_learner = self.progress[node_id].is_learner
+            if node_id == self.id:
+                progress.match = self.log.stable
+                progress.next = last + 1
+            self.progress[node_id] = progress
+
+    def become_follower(self, term: int, leader: int) -> None:
+        """Follow a leader (0 while nobody is known)."""
+        self.reset(term)
+        self.role = Role.FOLLOWER
+        self.leader = leader
+
+    def become_pre_candidate(self) -> None:
+        """Ask whether an election could be won, without disturbing anybody's term (thesis, section 9.6)."""
+        assert self.role is not Role.LEADER
+        self.role = Role.PRE_CANDIDATE
+        self.votes = {}
+        self.leader = 0
+        self.election_elapsed = 0
+        self.reset_timeout()
+
+    def become_candidate(self) -> None:
+        """Stand for election in a new term, voting for oneself (paper, section 5.2)."""
+        assert self.role is not Role.LEADER
+        self.reset(self.term + 1)
+        self.role = Role.CANDIDATE
+        self.vote = self.id
+
+    def become_leader(self) -> None:
+        """Lead; the caller appends the entry that opens the term."""
+        assert self.role is not Role.FOLLOWER
+        self.reset(self.term)
+        self.role = Role.LEADER
+        self.leader = self.id
+        own = self.progress[self.id]
+        own.become_replicate()
+        own.recent_active = True
+        # A change of membership may be in the part of the log that is not applied yet: wait for it before another.
+        self.pending_conf_index = self.log.last_index()
+
+    # --- sending ------------------------------------------------------------------------------------------------
+
+    def send(self, message: Message) -> None:
+        """Queue a message, with this node's term unless it has one; what needs the disk first is kept apart."""
+        message.sender = self.id
+        if message.term == 0:
+            message.term = self.term
+        if message.type in AFTER_PERSIST:
+            self.messages_after_persist.append(message)
+        else:
+            self.messages.append(message)
+
+    def append_own(self, kinds_and_data: list[tuple[EntryKind, bytes]]) -> int:
+        """As leader: add entries to the log; returns the first one's index."""
+        index, term = self.log.last_index() + 1, self.term
+        self.log.append([Entry(term, index + n, kind, data) for n, (kind, data) in enumerate(kinds_and_data)])
+        return index
+
+    def snapshot_metadata(self) -> SnapshotMetadata:
+        """What the newest snapshot stands for; raises `SnapshotTemporarilyUnavailable`."""
+        return self.log.storage.snapshot().metadata
