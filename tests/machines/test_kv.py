@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from octopii.blocks import MAX_BLOCK_ITEMS, TARGET_BLOCK_BYTES
 from octopii.errors import CommandError
 from octopii.machines import KvStateMachine
-from octopii.machines.blocks import MAX_BLOCK_ITEMS, TARGET_BLOCK_BYTES
 from octopii.state_machine import MAX_SNAPSHOT_CHUNK_BYTES, SnapshotSource
 
 KEYS = st.binary(min_size=1, max_size=6).map(lambda key: key.replace(b" ", b"_"))

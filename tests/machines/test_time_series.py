@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from octopii.blocks import MAX_BLOCK_ITEMS
 from octopii.errors import CommandError
 from octopii.machines import TimeSeriesStateMachine
-from octopii.machines.blocks import MAX_BLOCK_ITEMS
 from octopii.machines.time_series import MAX_ANSWER_POINTS, RETENTION_SECONDS
 from tests.machines.specimens import written
 

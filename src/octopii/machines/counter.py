@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from octopii.blocks import frozen, read_blocks, spans, write_blocks
 from octopii.errors import CommandError
-from octopii.machines.blocks import frozen, read_blocks, spans, write_blocks
 from octopii.machines.parsing import text, unknown, whole_number
 from octopii.state_machine import StateMachine
 

@@ -19,8 +19,8 @@ from typing import Literal
 
 import msgspec
 
+from octopii.blocks import MAX_BLOCK_ITEMS, frozen, read_blocks, spans, write_blocks
 from octopii.errors import CommandError
-from octopii.machines.blocks import MAX_BLOCK_ITEMS, frozen, read_blocks, spans, write_blocks
 from octopii.machines.parsing import text, unknown, whole_number
 from octopii.state_machine import StateMachine
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from octopii.blocks import MAX_BLOCK_ITEMS, read_blocks, write_blocks
 from octopii.errors import CommandError
-from octopii.machines.blocks import MAX_BLOCK_ITEMS, read_blocks, write_blocks
 from octopii.machines.parsing import finite_number, unknown, whole_number, words
 from octopii.state_machine import StateMachine
 

@@ -1,4 +1,4 @@
-"""Snapshot format shared by the built-in state machines: blocks of MessagePack, each small enough for one C call.
+"""Snapshot format of typed and built-in state machines: blocks of MessagePack, each small enough for one C call.
 
     magic "OMSB" | format u16 | kind length u16 | kind (ASCII) | block ... | end
 
