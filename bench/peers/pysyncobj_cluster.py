@@ -3,8 +3,8 @@
     python -m bench.peers.pysyncobj_cluster [--in-flight 1,256] [--tick 0.05]      starts its three nodes itself
 
 Its tick (seconds, 0.05 unless told otherwise) is what a call waits for. With 0.001 it is far quicker, and its
-followers warn that they truncate entries which they had applied. It has no durable mode on the way to an answer, so none is measured. Prints a JSON object for each number of calls in
-flight, as `bench.bare_cluster` does.
+followers warn that they truncate entries which they had applied. It has no durable mode on the way to an answer, so
+none is measured. Prints a JSON object for each number of calls in flight, as `bench.bare_cluster` does.
 """
 
 import argparse
@@ -31,7 +31,7 @@ class Table(SyncObj):  # type: ignore[misc]  # the package has no types
     """The state machine: keys and values."""
 
     def __init__(self, own: str, others: Sequence[str], tick: float) -> None:
-        settings = SyncObjConf(autoTickPeriod=tick, appendEntriesPeriod=min(0.1, 2 * tick))
+        settings = SyncObjConf(autoTickPeriod=tick, appendEntriesPeriod=min(0.1, tick))
         super().__init__(own, list(others), settings)
         self._values: dict[bytes, bytes] = {}
 
