@@ -19,7 +19,7 @@ from rich.table import Table
 
 from bench.measure import Budget, Effort, Limit, Row
 
-ROWS = ("wal_append", "wal_batch", "wal_large", "wal_sync", "wal_read", "wal_open")
+ROWS = ("wal_append", "wal_batch", "wal_large", "wal_sync", "wal_read", "wal_open", "raft_core")
 
 _quick = Effort(rounds=1, share=0.02)
 
@@ -40,7 +40,7 @@ def main() -> None:
     measured: list[Row] = []
     for name in options.rows or ROWS:
         for row in importlib.import_module(f"bench.{name}").rows(effort):
-            console.print(table(row))
+            console.print(table(row), "")
             measured.append(row)
     if options.json is not None:
         options.json.write_text(json.dumps(as_json(measured), indent=1))
@@ -52,7 +52,7 @@ def table(row: Row) -> Table:
     drawn.add_column("who", min_width=28)
     drawn.add_column(row.unit, justify="right", min_width=12)
     drawn.add_column("lowest - highest", justify="right", min_width=22)
-    drawn.add_column("walrus / it", justify="right")
+    drawn.add_column("ours / it", justify="right")
     drawn.add_column("budget")
     for name, figures in row.figures.items():
         low, high = min(figures), max(figures)

@@ -22,6 +22,7 @@ ERRORS = """
 # The names that users rely on: taking one away breaks somebody's program.
 PROMISED = {
     "octopii.errors": ERRORS,
+    "octopii.raft": "RawNode Ready RaftConfig Message MemoryStorage",
     "octopii.walrus": "Walrus Entry StrictlyAtOnce AtLeastOnce SyncEach Milliseconds NoFsync",
 }
 
