@@ -1,0 +1,162 @@
+"""What a client has under way: calls, the numbered groups that carry them, and how certain their fate is.
+
+A call is what the user asked. An attempt is what carries it to a node, again and again if need be, until it is answered
+or nobody waits any more. Each attempt remembers whether some try of it may have counted:
+
+    certain      never sent, or refused each time with the promise that it was not applied
+    uncertain    at least one try was lost: only an answer can tell, and the session makes trying again safe
+"""
+
+from typing import TypeAlias
+
+import msgspec
+
+from octopii.wire.codec import CallGroup
+from octopii.wire.requests import (
+    Failure,
+    PeerProgressRequest,
+    Propose,
+    Query,
+    ReadIndex,
+    Request,
+    SessionRequest,
+    StatusRequest,
+)
+
+_REPEATABLE = (Query, StatusRequest, PeerProgressRequest, ReadIndex)
+"""Requests that change nothing."""
+
+
+class Call(msgspec.Struct, eq=False):
+    """One thing that the user waits for; `commands` is empty for anything but `propose`."""
+
+    id: int
+    deadline: float
+    commands: list[bytes]
+    size: int
+    alone: bool = False
+    """Whether it goes in a group of its own: together with others it was too large."""
+    carrier: "Carrier | None" = None
+    """What carries it; None while it has no call number yet."""
+
+    @property
+    def certainly_not_applied(self) -> bool:
+        """Whether the call has not been applied, and what is under way of it so far cannot change that."""
+        return self.carrier is None or self.carrier.certainly_not_applied
+
+
+class Attempt(msgspec.Struct, eq=False, kw_only=True):
+    """Something that is sent until it is answered. `request_id` is 0 unless a try is outstanding on `address`."""
+
+    request_id: int = 0
+    address: str = ""
+    sent_at: float = 0.0
+    uncertain: bool = False
+    refusal: Failure | None = None
+
+    @property
+    def certainly_not_applied(self) -> bool:
+        """Whether no try of it has counted, or will."""
+        return not self.request_id and not self.uncertain
+
+    def lose(self) -> None:
+        """The outstanding try will not be answered."""
+        self.request_id = 0
+        self.uncertain = True
+
+    def request(self) -> Request:
+        """Return what to send, under the present `request_id`."""
+        raise NotImplementedError
+
+
+class Opening(Attempt):
+    """The opening of a session."""
+
+    nonce: bytes
+    ttl_ns: int
+
+    def request(self) -> Request:
+        """Return what to send; the nonce stays, so that trying again finds the same session."""
+        return SessionRequest(request_id=self.request_id, nonce=self.nonce, ttl_ns=self.ttl_ns)
+
+
+class Single(Attempt):
+    """A request of one call."""
+
+    call: Call
+    template: Request
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it changes nothing, so that trying again is always safe."""
+        return isinstance(self.template, _REPEATABLE)
+
+    def request(self) -> Request:
+        """Return what to send."""
+        return msgspec.structs.replace(self.template, request_id=self.request_id)
+
+
+class Group(Attempt):
+    """Calls with consecutive numbers from `first` on; `waiting` counts those that somebody still waits for."""
+
+    session: "CallSession"
+    first: int
+    commands: list[bytes]
+    calls: list[Call]
+    size: int
+    waiting: int
+
+    def request(self) -> Request:
+        """Return what to send: always the same numbers and commands, `acked` as of now."""
+        session = self.session
+        group = CallGroup(session=session.id, first=self.first, acked=session.acked, commands=self.commands)
+        return Propose(self.request_id, group)
+
+
+Carrier: TypeAlias = Group | Single
+
+
+class CallSession:
+    """The client's side of a session: gives out numbers, knows what is live, keeps to the window."""
+
+    def __init__(self, session_id: int, *, window_calls: int, window_bytes: int, now: float) -> None:
+        self.id = session_id
+        self.live: dict[int, Group] = {}
+        self.last_used = now
+        self._window_calls = window_calls
+        self._window_bytes = window_bytes
+        self._next = 0
+        self._bytes = 0
+
+    @property
+    def acked(self) -> int:
+        """The lowest number that is still waited for."""
+        return next(iter(self.live), self._next)
+
+    def has_room(self, count: int, size: int) -> bool:
+        """Whether that many more calls, of that many bytes, fit the window; one group always does."""
+        if not self.live:
+            return True
+        return self._next + count - self.acked <= self._window_calls and self._bytes + size <= self._window_bytes
+
+    def number(self, calls: list[Call]) -> Group:
+        """Give calls the next numbers, as one group."""
+        group = Group(
+            session=self,
+            first=self._next,
+            commands=[command for call in calls for command in call.commands],
+            calls=calls,
+            size=sum(call.size for call in calls),
+            waiting=len(calls),
+        )
+        for call in calls:
+            call.carrier = group
+        self.live[group.first] = group
+        self._next += len(group.commands)
+        self._bytes += group.size
+        return group
+
+    def drop(self, group: Group) -> None:
+        """A group is answered, or nobody waits for it: `acked` may move on."""
+        if self.live.pop(group.first, None) is not None:
+            self._bytes -= group.size
