@@ -23,6 +23,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 
+import msgspec
 import xxhash
 
 from octopii.errors import QueryNotSupported
@@ -38,6 +39,16 @@ SnapshotBuffers = Buffer | Iterable[Buffer]
 
 Snapshot = SnapshotBuffers | Callable[[], SnapshotBuffers]
 """What `StateMachine.snapshot` may return; the method says how the three kinds differ."""
+
+
+class Place(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A command's place: cluster, log index, term, position in its entry, and replicated time in UTC seconds."""
+
+    cluster_id: bytes
+    index: int
+    term: int
+    position: int
+    time: float
 
 
 class Clock:
@@ -99,6 +110,11 @@ class Clock:
         """Move a manual clock on by `seconds`; raises as `set` does."""
         self.set(self._time + seconds)
 
+    @property
+    def place(self) -> "Place":
+        """Where the command being applied stands: enough to give another machine the same time and random numbers."""
+        return Place(self._cluster_id, self._index, self._term, self._position, self._time)
+
     def _rng(self) -> random.Random:
         """Return the generator of the command being applied, seeded when the command first asks for it."""
         at = (self._index, self._position)
@@ -134,6 +150,13 @@ class StateMachine(ABC):
         are for choosing and spreading, not for secrets: whoever reads the log can compute them.
         """
         return self.clock._rng()
+
+    def use_clock(self, clock: Clock) -> None:
+        """Follow `clock` from now on, as a machine inside another one does; it gives the random numbers too.
+
+        A machine that holds others overrides this to pass the clock on.
+        """
+        self.__dict__["clock"] = clock
 
     @abstractmethod
     def apply(self, command: bytes) -> bytes:
@@ -220,11 +243,12 @@ class ClockDriver:
 
     def restore(self, *, index: int, term: int, time: float) -> None:
         """Set the clock to where a snapshot was taken, backwards as well."""
+        self.go(Place(self._clock._cluster_id, index, term, 0, time))
+
+    def go(self, place: Place) -> None:
+        """Set the clock to a command's place, backwards as well, as for a replay."""
         clock = self._clock
-        clock._index = index
-        clock._term = term
-        clock._position = 0
-        clock._time = time
+        clock._cluster_id, clock._index, clock._term, clock._position, clock._time = msgspec.structs.astuple(place)
 
     def found(self, cluster_id: bytes) -> None:
         """Say which cluster the machine belongs to, as soon as entry 1 has told; it seeds the random numbers."""

@@ -123,8 +123,8 @@ class Method(Generic[P, R]):
         # Built at first use: annotations may name types that are defined below the class.
         if self._codecs is None:
             hints = typing.get_type_hints(self.function, include_extras=True)
-            for name, hint in hints.items():
-                _require_plain(hint, f"{self.name}(): {name} cannot travel")
+            for name in (*self._signature.parameters, "return"):
+                _require_plain(hints[name], f"{self.name}(): {name} cannot travel")
             fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
             for name, parameter in self._signature.parameters.items():
                 if parameter.default is parameter.empty:
