@@ -1,0 +1,411 @@
+"""The pattern machines: what each one adds to the machines that it holds or to the store that it is."""
+
+import json
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from octopii.blocks import TARGET_BLOCK_BYTES
+from octopii.errors import ApplyFailed, CommandError
+from octopii.machines import (
+    AsyncStateMachine,
+    CompositeStateMachine,
+    CounterStateMachine,
+    ImmutableStateMachine,
+    IncrementalStateMachine,
+    KvStateMachine,
+    ShardedStateMachine,
+    VersionedStateMachine,
+)
+from octopii.machines.asynchronous import KEEP_FINISHED_SECONDS, LEASE_SECONDS, work_once
+from octopii.state_machine import ClockDriver, SnapshotSource, StateMachine
+from tests.machines.specimens import written
+
+
+class Dice(StateMachine):
+    """Answers time and chance, keeps what it answered, and raises for "break" after a change."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def apply(self, command: bytes) -> bytes:
+        self.seen.append(f"{self.clock.now()} {self.clock.index} {self.rng.random()}")
+        if command == b"break":
+            raise ZeroDivisionError
+        return self.seen[-1].encode()
+
+    def snapshot(self) -> bytes:
+        return json.dumps(self.seen).encode()
+
+    def restore(self, data: memoryview) -> None:
+        self.seen = json.loads(bytes(data))
+
+    def compact(self) -> None:
+        self.seen.append(f"compacted at {self.clock.now()}")
+
+
+def dice_and_counter() -> CompositeStateMachine:
+    return CompositeStateMachine({"dice": Dice, "counter": CounterStateMachine})
+
+
+# --- composite --------------------------------------------------------------------------------------------------
+
+
+def test_a_composite_routes_by_name() -> None:
+    """Each part gets what follows its name and a colon; unknown names are refused."""
+    machine = CompositeStateMachine({"kv": KvStateMachine, "hits": CounterStateMachine})
+    assert machine.apply(b"kv:SET a b:c") == b"OK"
+    assert machine.apply(b"hits:INC a") == b"1"
+    assert machine.query(b"kv:GET a") == b"b:c"
+    assert machine["hits"].query(b"GET a") == b"1"
+    for command in (b"other:GET a", b"kv", b"", b":GET a", b"\xff:GET"):
+        with pytest.raises(CommandError, match="no part is named"):
+            machine.apply(command)
+
+
+def test_parts_share_the_clock_and_the_random_numbers() -> None:
+    """A part sees the composite's time and index, and draws what a machine by itself would draw there."""
+    machine, alone = CompositeStateMachine({"deep": dice_and_counter}), Dice()
+    for driver in (ClockDriver(machine, cluster_id=b"c"), ClockDriver(alone, cluster_id=b"c")):
+        driver.enter(7, 2, 1_000.0)
+        driver.at(3)
+    assert machine.apply(b"deep:dice:roll") == alone.apply(b"roll")
+    machine.restore(memoryview(written(machine)))
+    assert machine.apply(b"deep:dice:roll") == alone.apply(b"roll")
+
+
+def test_a_composite_restores_all_parts_or_none() -> None:
+    """When the last part's snapshot is refused, the parts before it keep their state too."""
+
+    class Picky(CounterStateMachine):
+        def restore(self, data: memoryview) -> None:
+            raise ValueError("no")
+
+    def build(last: type[CounterStateMachine]) -> CompositeStateMachine:
+        return CompositeStateMachine({"kv": KvStateMachine, "last": last})
+
+    source, target = build(CounterStateMachine), build(Picky)
+    source.apply(b"kv:SET a new")
+    target.apply(b"kv:SET a old")
+    with pytest.raises(ValueError, match="no"):
+        target.restore(memoryview(written(source)))
+    assert target.query(b"kv:GET a") == b"old"
+
+
+def test_a_part_may_be_added_but_not_lost() -> None:
+    """A later program with one more part starts it empty; one that lacks a part refuses the snapshot."""
+    small, large = CompositeStateMachine({"kv": KvStateMachine}), dice_and_counter()
+    small.apply(b"kv:SET a 1")
+    grown = CompositeStateMachine({"kv": KvStateMachine, "counter": CounterStateMachine})
+    grown.apply(b"counter:INC a 5")
+    grown.restore(memoryview(written(small)))
+    assert (grown.query(b"kv:GET a"), grown.query(b"counter:GET a")) == (b"1", b"0")
+    with pytest.raises(ValueError, match="'kv', which is not here"):
+        large.restore(memoryview(written(small)))
+
+
+def test_a_composite_is_frozen_only_when_all_parts_are() -> None:
+    """One part whose snapshot has to be read at once makes the whole one so."""
+
+    class Live(KvStateMachine):
+        def snapshot(self) -> Any:
+            return super().snapshot()()
+
+    assert SnapshotSource(CompositeStateMachine({"a": KvStateMachine}).snapshot()).frozen
+    assert not SnapshotSource(CompositeStateMachine({"a": KvStateMachine, "b": Live}).snapshot()).frozen
+
+
+def test_older_parts_are_migrated() -> None:
+    """Each part's version is in the snapshot, and a part of an earlier version goes through its `migrate`."""
+
+    class Newer(CounterStateMachine):
+        snapshot_version = 2
+
+        def migrate(self, version: int, data: memoryview) -> bytes:
+            assert version == 1
+            return bytes(data)
+
+    old = CompositeStateMachine({"n": CounterStateMachine})
+    old.apply(b"n:INC a 3")
+    new = CompositeStateMachine({"n": Newer})
+    new.restore(memoryview(written(old)))
+    assert new.query(b"n:GET a") == b"3"
+    with pytest.raises(ValueError, match="no migrate"):
+        old.restore(memoryview(written(new)))
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "grün"])
+def test_part_names_are_checked(name: str) -> None:
+    """A name that could not be routed to is refused at construction."""
+    with pytest.raises(ValueError, match="without a colon"):
+        CompositeStateMachine({name: KvStateMachine})
+
+
+# --- sharded ----------------------------------------------------------------------------------------------------
+
+
+def test_a_key_always_has_the_same_shard() -> None:
+    """The shard is fixed by the key's XXH3 hash; changing that would lose keys on upgrade."""
+    machine = ShardedStateMachine(shards=16)
+    assert [machine.shard_of(key) for key in (b"", b"a", b"key", b"another key")] == KNOWN_SHARDS
+
+
+KNOWN_SHARDS = [2, 15, 3, 9]
+
+
+def test_shards_hold_different_keys_and_all_are_found() -> None:
+    """Keys spread over the shards, and each command finds its own again."""
+    machine = ShardedStateMachine(shards=4)
+    for n in range(100):
+        assert machine.apply(b"SET key%d value %d" % (n, n)) == b"OK"
+    assert {machine.shard_of(b"key%d" % n) for n in range(100)} == {0, 1, 2, 3}
+    assert all(machine.query(b"GET key%d" % n) == b"value %d" % n for n in range(100))
+    for command in (b"GET", b"GET ", b""):
+        with pytest.raises(CommandError, match="names no key"):
+            machine.query(command)
+
+
+def test_a_snapshot_with_another_number_of_shards_is_refused() -> None:
+    """Keys would be looked for in the wrong shard, so it is an error, and nothing changes."""
+    machine, other = ShardedStateMachine(shards=2), ShardedStateMachine(shards=3)
+    other.apply(b"SET a kept")
+    with pytest.raises(ValueError, match="2 shards, this machine 3"):
+        other.restore(memoryview(written(machine)))
+    assert other.query(b"GET a") == b"kept"
+    for shards in (0, 5_000):
+        with pytest.raises(ValueError, match="from 1 to"):
+            ShardedStateMachine(shards=shards)
+
+
+def test_shards_can_be_of_any_machine() -> None:
+    """Counters are sharded by their name."""
+    machine = ShardedStateMachine(shards=3, factory=CounterStateMachine)
+    assert [machine.apply(b"INC n%d" % (n % 2)) for n in range(4)] == [b"1", b"1", b"2", b"2"]
+
+
+# --- versioned --------------------------------------------------------------------------------------------------
+
+
+def test_every_version_can_be_asked() -> None:
+    """Each write answers its version; GET_AT shows the store as it was then, deletions included."""
+    machine = VersionedStateMachine()
+    assert machine.apply(b"SET a 1") == b"1"
+    assert machine.apply(b"SET b two words") == b"2"
+    assert machine.apply(b"DELETE a") == b"3"
+    assert machine.apply(b"DELETE a") == b"NOT_FOUND"
+    assert machine.apply(b"SET a 4") == b"4"
+    assert [machine.query(b"GET_AT %d a" % v) for v in range(5)] == [b"NOT_FOUND", b"1", b"1", b"NOT_FOUND", b"4"]
+    assert machine.query(b"GET_AT 3 b") == machine.query(b"GET b") == b"two words"
+    assert machine.query(b"VERSION") == b"4"
+    with pytest.raises(CommandError, match="0 to 4 are kept"):
+        machine.query(b"GET_AT 5 a")
+
+
+def test_compaction_forgets_old_versions_but_no_current_value() -> None:
+    """The newest versions stay exact; older ones are refused; keys deleted before them are gone."""
+    machine = VersionedStateMachine(keep_versions=2)
+    for command in (b"SET old 1", b"SET a 2", b"SET gone 3", b"DELETE gone", b"SET a 5", b"SET a 6"):
+        machine.apply(command)
+    before = len(written(machine))
+    machine.compact()
+    assert machine.query(b"GET_AT 5 a") == b"5"
+    assert machine.query(b"GET_AT 5 old") == b"1"
+    assert machine.query(b"GET_AT 6 gone") == b"NOT_FOUND"
+    with pytest.raises(CommandError, match="5 to 6 are kept"):
+        machine.query(b"GET_AT 4 a")
+    assert b"gone" not in written(machine)
+    assert len(written(machine)) < before
+    assert machine.apply(b"SET gone 7") == b"7"
+
+
+def test_long_histories_span_blocks() -> None:
+    """One key with many large versions is written in small blocks and comes back whole."""
+    machine = VersionedStateMachine()
+    for n in range(300):
+        machine.apply(b"SET a %d %b" % (n, b"x" * 5_000))
+    assert max(map(len, machine.snapshot()())) < 2 * TARGET_BLOCK_BYTES
+    copy = VersionedStateMachine()
+    copy.restore(memoryview(written(machine)))
+    assert copy.query(b"GET_AT 7 a").startswith(b"6 x")
+    assert written(copy) == written(machine)
+
+
+# --- immutable --------------------------------------------------------------------------------------------------
+
+
+class Ledger(ImmutableStateMachine[tuple[int, ...]]):
+    def initial(self) -> tuple[int, ...]:
+        return ()
+
+    def transition(self, state: tuple[int, ...], command: bytes) -> tuple[tuple[int, ...], bytes]:
+        new = (*state, len(command))
+        if command == b"break":
+            raise ZeroDivisionError
+        return new, b"%d" % sum(new)
+
+    def encode(self, state: tuple[int, ...]) -> bytes:
+        return bytes(state)
+
+    def decode(self, data: memoryview) -> tuple[int, ...]:
+        return tuple(data)
+
+
+def test_a_command_that_raises_leaves_an_immutable_state() -> None:
+    """Whatever is raised, and however late, the state is the one before."""
+    machine = Ledger()
+    assert machine.apply(b"abc") == b"3"
+    with pytest.raises(ZeroDivisionError):
+        machine.apply(b"break")
+    assert machine.state == (3,)
+    machine.restore(memoryview(b"\x01\x02"))
+    assert machine.apply(b"abc") == b"6"
+
+
+# --- incremental ------------------------------------------------------------------------------------------------
+
+
+def roll(machine: StateMachine, driver: ClockDriver, entries: range) -> list[bytes]:
+    answers = []
+    for index in entries:
+        driver.enter(index, 1, index * 10.0)
+        for position, command in enumerate((b"roll", b"break", b"roll")):
+            driver.at(position)
+            try:
+                answers.append(machine.apply(command))
+            except ZeroDivisionError:
+                answers.append(b"ZeroDivisionError")
+        machine.compact()
+    return answers
+
+
+def test_an_incremental_snapshot_repeats_its_base_and_replays_the_rest() -> None:
+    """A second snapshot starts with the base of the first; what came since is replayed with its time and chance."""
+    machine = IncrementalStateMachine(Dice)
+    driver = ClockDriver(machine, cluster_id=b"c")
+    roll(machine, driver, range(1, 4))
+    base = written(machine.inner)
+    assert written(machine).startswith(base)
+    roll(machine, driver, range(4, 6))
+    second = written(machine)
+    assert second.startswith(base)
+    assert not second.startswith(written(machine.inner))
+    copy = IncrementalStateMachine(Dice)
+    copy_driver = ClockDriver(copy)
+    copy.restore(memoryview(second))
+    assert written(copy.inner) == written(machine.inner)
+    copy_driver.found(b"c")
+    copy_driver.restore(index=5, term=1, time=driver.time)
+    assert roll(copy, copy_driver, range(6, 8)) == roll(machine, driver, range(6, 8))
+
+
+def test_a_new_base_is_taken_when_the_commands_since_outgrow_their_limit() -> None:
+    """Beyond the limit of commands or of bytes nothing more is kept, and the next snapshot is a whole one."""
+    for limits, size in (({"max_deltas": 10}, 1), ({"max_delta_bytes": 1_000}, 200)):
+        machine = IncrementalStateMachine(KvStateMachine, **limits)
+        written(machine)
+        for n in range(12):
+            machine.apply(b"SET k%d %b" % (n, b"x" * size))
+        assert written(machine).startswith(written(machine.inner))
+
+
+def test_an_incremental_snapshot_without_its_parts_is_refused() -> None:
+    """A snapshot of several machines that is not one of base and commands is refused, and nothing changes."""
+    machine = IncrementalStateMachine(KvStateMachine)
+    machine.apply(b"SET a 1")
+    with pytest.raises(ValueError, match="not a snapshot with a base"):
+        machine.restore(memoryview(written(dice_and_counter())))
+    assert machine.query(b"GET a") == b"1"
+
+
+# --- async ------------------------------------------------------------------------------------------------------
+
+
+def take(machine: AsyncStateMachine, worker: bytes) -> Any:
+    answer = machine.apply(b"TAKE\t" + worker)
+    return None if answer == b"NONE" else json.loads(answer)
+
+
+def outcome(machine: AsyncStateMachine, request_id: int) -> Any:
+    return json.loads(machine.query(b"RESULT\t%d" % request_id))
+
+
+def test_a_request_is_taken_and_finished() -> None:
+    """Requests are handed out oldest first, each once, and the result can be asked for."""
+    machine = AsyncStateMachine()
+    assert [machine.apply(b"REQUEST\tfetch\t%d" % n) for n in (1, 2)] == [b"1", b"2"]
+    first, second = take(machine, b"w1"), take(machine, b"w2")
+    assert first == {"id": 1, "payload": "fetch\t1", "token": 1}
+    assert second["id"] == 2
+    assert take(machine, b"w3") is None
+    assert outcome(machine, 1) == {"id": 1, "status": "taken", "worker": "w1", "result": None}
+    assert machine.apply(b"FINISH\t1\t1\tdone\tor so") == b"OK"
+    assert machine.apply(b"FINISH\t1\t1\tagain") == b"LATE"
+    assert outcome(machine, 1) == {"id": 1, "status": "finished", "worker": "w1", "result": "done\tor so"}
+
+
+def test_a_request_whose_worker_is_silent_is_handed_out_again() -> None:
+    """After the lease another worker gets it under a new token, and the first one comes too late."""
+    machine = AsyncStateMachine()
+    for _ in range(2):
+        machine.apply(b"REQUEST\tfetch")
+    first = take(machine, b"w1")
+    machine.clock.advance(LEASE_SECONDS / 2)
+    other = take(machine, b"w2")
+    machine.clock.advance(LEASE_SECONDS / 2)
+    copy = AsyncStateMachine()
+    copy.restore(memoryview(written(machine)))
+    copy.clock.set(machine.clock.now())
+    for tested in (machine, copy):
+        again = take(tested, b"w3")
+        assert (again["id"], again["token"]) == (1, 3)
+        assert take(tested, b"w3") is None
+        assert tested.apply(b"FINISH\t1\t%d\tlate" % first["token"]) == b"LATE"
+        assert tested.apply(b"FINISH\t1\t3\tgood") == b"OK"
+        assert tested.apply(b"FINISH\t2\t%d\tgood" % other["token"]) == b"OK"
+        assert outcome(tested, 1)["result"] == "good"
+
+
+def test_results_are_dropped_after_a_day() -> None:
+    """Compaction drops finished requests only, and ids are not used again."""
+    machine = AsyncStateMachine()
+    for _ in range(2):
+        machine.apply(b"REQUEST\tfetch")
+    take(machine, b"w")
+    machine.apply(b"FINISH\t1\t1\tdone")
+    machine.clock.advance(KEEP_FINISHED_SECONDS + 1)
+    machine.compact()
+    with pytest.raises(CommandError, match="no such request"):
+        outcome(machine, 1)
+    assert outcome(machine, 2)["status"] == "waiting"
+    assert machine.apply(b"REQUEST\tfetch") == b"3"
+
+
+def run(coroutine: Coroutine[Any, Any, bool]) -> bool:
+    """Run a coroutine that never waits for anything."""
+    with pytest.raises(StopIteration) as stopped:
+        coroutine.send(None)
+    return bool(stopped.value.value)
+
+
+def test_a_worker_takes_performs_and_finishes() -> None:
+    """`work_once` hands the result in; with nothing to do it says so; a failing worker leaves the request taken."""
+    machine = AsyncStateMachine()
+    machine.apply("REQUEST\tgrüß".encode())
+
+    async def propose(command: bytes) -> bytes:
+        return machine.apply(command)
+
+    async def perform(request_id: int, payload: str) -> str:
+        return f"{request_id}: {payload.upper()}"
+
+    async def fail(request_id: int, payload: str) -> str:
+        raise ApplyFailed("no", exception="Any")
+
+    assert run(work_once(propose, worker="w", perform=perform))
+    assert outcome(machine, 1)["result"] == "1: GRÜSS"
+    assert not run(work_once(propose, worker="w", perform=perform))
+    machine.apply(b"REQUEST\tx")
+    with pytest.raises(ApplyFailed):
+        work_once(propose, worker="w", perform=fail).send(None)
+    assert outcome(machine, 2)["status"] == "taken"
