@@ -191,3 +191,31 @@ class OffsetTrimmedError(WalrusError):
         self.topic = topic
         self.offset = offset
         self.first_offset = first_offset
+
+
+class OffsetBeyondEndError(WalrusError, ValueError):
+    """The offset asked for lies beyond the topic's end."""
+
+    def __init__(self, message: str, *, topic: str, offset: int, next_offset: int) -> None:
+        super().__init__(message)
+        self.topic = topic
+        self.offset = offset
+        self.next_offset = next_offset
+
+
+class LogFull(WalrusError):
+    """The disk has no room for what was to be written; nothing was. Make room and go on."""
+
+    def __init__(self, message: str, *, path: str, needed: int) -> None:
+        super().__init__(message)
+        self.path = path
+        self.needed = needed
+
+
+class UnknownFormatError(WalrusError):
+    """The folder holds no log, or one of a newer format; `version` is the one found, None for none."""
+
+    def __init__(self, message: str, *, path: str, version: int | None) -> None:
+        super().__init__(message)
+        self.path = path
+        self.version = version

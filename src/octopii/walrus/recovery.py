@@ -1,0 +1,332 @@
+"""Opening one topic: which of its blocks and fragments count.
+
+After an orderly close the marks in the table say it, and no block is read. Otherwise the tail is read, backwards as
+far as nothing vouches for what lies before, and judged forwards:
+
+- The *watermark* is the highest seq of the topic that any mark or any valid fragment says was on disk.
+- Fragments count while each is valid and follows the one before, across blocks; a unit counts with its commit.
+- What is missing or invalid at or below the watermark is damage: `CorruptLogError`. Above it, the log ends there, even
+  if valid fragments follow: the torn tail, which is cut.
+- A block that begins with a cut (jump) needs the blocks between it and the one it goes back to no more.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+from xxhash import xxh3_64_digest
+
+from octopii.errors import CorruptLogError
+from octopii.walrus.record import (
+    BEGIN,
+    COMMIT,
+    COMMIT_BODY,
+    CONTINUES,
+    JUMP,
+    REPLACE,
+    TRIM,
+    TRIM_BODY,
+    UNIT,
+    Fragment,
+    Slot,
+    entry_count,
+    fragment_at,
+    fragments_after,
+    header_bytes,
+    kind_mask,
+    no_block,
+)
+from octopii.walrus.segment import SegmentStore
+from octopii.walrus.topic import Place, Topic
+
+_kept_scans: Final = 3
+
+
+class Position(msgspec.Struct, frozen=True):
+    """A place in a topic's history: everything up to here counts."""
+
+    ordinal: int
+    at: int  # in the block
+    seq: int
+    end: int  # next offset
+    trim_offset: int
+    trim_ordinal: int
+
+
+class Scan(msgspec.Struct):
+    """What is valid in one block."""
+
+    data: bytes
+    fragments: list[Fragment]  # in sequence from the start
+    at: int  # where the sequence stops
+    watermark: int  # highest seq that anything in the block says was synced
+    has_more: bool  # bytes of this block's life lie behind a place where the sequence stops
+
+
+class OpenUnit:
+    """A unit whose commit has not come yet; `whole` is false when it began before what is read."""
+
+    __slots__ = ("checksums", "entries", "size", "whole")
+
+    def __init__(self, *, whole: bool) -> None:
+        self.checksums: list[bytes] = []
+        self.entries = 0
+        self.size = 0
+        self.whole = whole
+
+
+class TopicRecovery:
+    """Finds what counts of one topic; changes nothing on disk."""
+
+    def __init__(self, store: SegmentStore, topic: Topic, slots: dict[int, tuple[Slot, Place]]) -> None:
+        self.store = store
+        self.topic = topic
+        self.slots = slots  # by ordinal
+        self.replaced: list[tuple[int, int]] = []  # (seq, offset) of the cuts that were read
+        self.torn: Position | None = None  # where a torn tail was cut, if bytes of it are there
+        self.cut: list[tuple[Slot, Place]] = []  # blocks that are cut off
+        self._scans: dict[int, Scan] = {}
+        self._unit: OpenUnit | None = None
+        self._running: Position | None = None
+        self._accepted: Position | None = None
+        self._pending_cuts: list[tuple[int, int]] = []
+
+    # --- the two ways to open -----------------------------------------------------------------------------------
+
+    def open_closed(self) -> None:
+        """After an orderly close: the mark of the newest block says all."""
+        if self.slots:
+            slot, _ = self.slots[max(self.slots)]
+            self._adopt(self._start(slot))
+
+    def open_crashed(self) -> None:
+        """After anything else; raises `CorruptLogError` for damage."""
+        if not self.slots:
+            return
+        order, vouched, watermark = self._unvouched()
+        self._judge(order, vouched=vouched)
+        position = self._accepted
+        reached = position.seq if position is not None else 0
+        if watermark > reached:
+            raise self._damage(order, position)
+        tail = position.ordinal if position is not None else -1
+        self.cut = [each for ordinal, each in sorted(self.slots.items()) if ordinal > tail]
+        if position is not None:
+            self._adopt(position)
+            if self._has_more(position):
+                self.torn = position
+        else:
+            self.topic.next_ordinal = 0
+
+    def _start(self, slot: Slot) -> Position:
+        if slot.mark_at:
+            return Position(
+                slot.ordinal, slot.mark_at, slot.mark_seq, slot.mark_offset, slot.trim_offset, slot.trim_ordinal
+            )
+        return Position(
+            slot.ordinal, 0, slot.first_seq - 1, slot.first_offset - bool(slot.flags & CONTINUES), slot.trim_offset, slot.trim_ordinal
+        )
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    def _scan(self, ordinal: int) -> Scan:
+        scan = self._scans.get(ordinal)
+        if scan is None:
+            slot, place = self.slots[ordinal]
+            segment = self.store.segments[place.segment]
+            data = self.store.read(segment, segment.position(place.block), segment.block_bytes)
+            scan = self._scans[ordinal] = scan_block(data, slot, self._start(slot), segment.seed(place.block, slot.topic, slot.life))
+            if len(self._scans) > _kept_scans:
+                del self._scans[next(iter(self._scans))]
+        return scan
+
+    def _unvouched(self) -> tuple[list[int], bool, int]:
+        """The newest blocks, oldest first, back to one before which all is vouched for; whether so; the watermark."""
+        watermark = 0
+        order: list[int] = []
+        for ordinal in sorted(self.slots, reverse=True):
+            slot, _ = self.slots[ordinal]
+            order.append(ordinal)
+            watermark = max(watermark, slot.mark_seq, self._scan(ordinal).watermark)
+            if slot.first_seq - 1 <= watermark:
+                return order[::-1], True, watermark
+        return order[::-1], False, watermark
+
+    # --- judging ------------------------------------------------------------------------------------------------
+
+    def _judge(self, order: list[int], *, vouched: bool) -> None:
+        slot, _ = self.slots[order[0]]
+        trimmed = max((trim for ordinal in order[-2:] for trim in self._trims(ordinal)), default=slot.trim_ordinal)
+        begins = slot.previous == no_block or slot.previous < trimmed or slot.ordinal <= trimmed
+        good: dict[int, int] = {}  # the seq up to which each block was read
+        broken = not (vouched or begins)
+        self._running = self._start(slot) if not broken else None
+        if vouched:
+            self._accepted = self._running
+        self._unit = None
+        for number, ordinal in enumerate(order):
+            slot, _ = self.slots[ordinal]
+            if number or broken:
+                if not self._enters(slot, good, order[0], broken=broken, vouched=vouched):
+                    broken = True
+                    continue
+                broken = False
+            elif vouched and slot.mark_at == 0:
+                first = next(iter(self._scan(ordinal).fragments), None)
+                if first is not None and first.kind & UNIT and not first.kind & BEGIN:
+                    self._unit = OpenUnit(whole=False)
+            scan = self._scan(ordinal)
+            for fragment in scan.fragments:
+                if not self._take(ordinal, scan.data, fragment):
+                    break
+            assert self._running is not None
+            good[ordinal] = self._running.seq
+
+    def _trims(self, ordinal: int) -> Iterator[int]:
+        slot, _ = self.slots[ordinal]
+        yield slot.trim_ordinal
+        scan = self._scan(ordinal)
+        for fragment in scan.fragments:
+            if fragment.kind & kind_mask == TRIM:
+                yield TRIM_BODY.unpack_from(scan.data, fragment.at + header_bytes)[1]
+
+    def _enters(self, slot: Slot, good: dict[int, int], lowest: int, *, broken: bool, vouched: bool) -> bool:
+        """Whether the block follows what was read so far; if so, `_running` is at its start."""
+        running = self._running
+        if slot.flags & JUMP:
+            previous = slot.previous
+            fine = previous == no_block or (previous < lowest and vouched) or previous < slot.trim_ordinal
+            if not fine and good.get(previous, -1) < slot.previous_seq:
+                return False
+            self._unit = None
+        elif broken or running is None or slot.previous != running.ordinal or slot.previous_seq != running.seq:
+            return False
+        trim = running if running is not None else self._start(slot)
+        self._running = Position(
+            slot.ordinal,
+            0,
+            slot.first_seq - 1,
+            slot.first_offset - bool(slot.flags & CONTINUES),
+            max(trim.trim_offset, slot.trim_offset),
+            max(trim.trim_ordinal, slot.trim_ordinal),
+        )
+        return True
+
+    def _take(self, ordinal: int, data: bytes, fragment: Fragment) -> bool:
+        """Follow one valid fragment; False when it makes no sense where it is."""
+        running, unit = self._running, self._unit
+        assert running is not None
+        if fragment.seq != running.seq + 1:
+            return False
+        if unit is None and fragment.kind & UNIT:
+            if not fragment.kind & BEGIN:
+                return False
+            unit = self._unit = OpenUnit(whole=True)
+            self._pending_cuts = []
+        if fragment.kind & REPLACE:
+            self._pending_cuts.append((fragment.seq, fragment.offset))
+        elif fragment.offset != running.end:
+            return False
+        trim_offset, trim_ordinal = running.trim_offset, running.trim_ordinal
+        kind = fragment.kind & kind_mask
+        if kind == TRIM:
+            trim_offset, trim_ordinal = TRIM_BODY.unpack_from(data, fragment.at + header_bytes)
+        count = entry_count(data, fragment)
+        self._running = Position(
+            ordinal, (fragment.end + 7) & -8, fragment.seq, fragment.offset + count, trim_offset, trim_ordinal
+        )
+        if unit is not None:
+            if kind != COMMIT:
+                unit.checksums.append(fragment.checksum)
+                unit.entries += count
+                unit.size += fragment.end - fragment.at - header_bytes
+                return True
+            if unit.whole and not self._commits(data, fragment, unit):
+                return False
+            self._unit = None
+        self.replaced += self._pending_cuts
+        self._pending_cuts = []
+        self._accepted = self._running
+        return True
+
+    @staticmethod
+    def _commits(data: bytes, fragment: Fragment, unit: OpenUnit) -> bool:
+        body = data[fragment.at + header_bytes : fragment.end]
+        return body == COMMIT_BODY.pack(unit.entries, unit.size, xxh3_64_digest(b"".join(unit.checksums)))
+
+    # --- the outcome --------------------------------------------------------------------------------------------
+
+    def _has_more(self, position: Position) -> bool:
+        """Whether bytes of the tail block's life lie beyond what counts."""
+        slot, place = self.slots[position.ordinal]
+        segment = self.store.segments[place.segment]
+        seed = segment.seed(place.block, slot.topic, slot.life)
+        return self._scan(position.ordinal).data.find((seed >> 32).to_bytes(4, "little"), position.at) >= 0
+
+    def _adopt(self, position: Position) -> None:
+        """Make the topic what `position` says."""
+        topic = self.topic
+        topic.seq = topic.synced = position.seq
+        topic.end = topic.visible = topic.low = position.end
+        topic.trim_offset, topic.trim_ordinal = position.trim_offset, position.trim_ordinal
+        topic.next_ordinal = position.ordinal + 1
+        topic.marked = -1
+        tail, place = self.slots[position.ordinal]
+        segment = self.store.segments[place.segment]
+        topic.segment = segment
+        topic.base = segment.position(place.block)
+        topic.at = topic.base + position.at
+        topic.seed = segment.seed(place.block, tail.topic, tail.life)
+        topic.tag = topic.seed >> 32
+        walk, ends = [(tail, place)], [0]
+        ordinal, end = tail.previous, tail.previous_seq
+        while ordinal != no_block and ordinal >= position.trim_ordinal:
+            found = self.slots.get(ordinal)
+            if found is None:
+                raise self._missing(ordinal)
+            walk.append(found)
+            ends.append(end)
+            ordinal, end = found[0].previous, found[0].previous_seq
+        for (slot, where), last in zip(reversed(walk), reversed(ends), strict=True):
+            continues = bool(slot.flags & CONTINUES)
+            topic.chain.add(where, first=slot.first_offset, life=slot.life, ordinal=slot.ordinal, continues=continues)
+            topic.chain.ends[-1] = last
+
+    def _missing(self, ordinal: int) -> CorruptLogError:
+        return CorruptLogError(
+            f"{self.store.folder}: block {ordinal} of topic {self.topic.name!r} is missing",
+            path=self.store.folder,
+            topic=self.topic.name,
+        )
+
+    def _damage(self, order: list[int], position: Position | None) -> CorruptLogError:
+        ordinal = position.ordinal if position is not None else order[0]
+        at = position.at if position is not None else 0
+        if position is not None and position.at + header_bytes > self.store.superblock.block_bytes:
+            ordinal = next((each for each in order if each > ordinal), ordinal)
+            at = 0
+        _, place = self.slots[ordinal]
+        segment = self.store.segments[place.segment]
+        where = segment.position(place.block) + at
+        return CorruptLogError(
+            f"{segment.path}, byte {where}, topic {self.topic.name!r}: what was on disk here or behind is damaged",
+            path=segment.path,
+            position=where,
+            topic=self.topic.name,
+        )
+
+
+def scan_block(data: bytes, slot: Slot, start: Position, seed: int) -> Scan:
+    """Read a block's fragments from `start` on, and look behind the place where they stop."""
+    view = memoryview(data)
+    fragments: list[Fragment] = []
+    at, seq = start.at, start.seq
+    watermark = 0
+    while (fragment := fragment_at(view, at, seed)) is not None and fragment.seq == seq + 1:
+        fragments.append(fragment)
+        at, seq = (fragment.end + 7) & -8, fragment.seq
+        watermark = max(watermark, fragment.synced)
+    has_more = data.find((seed >> 32).to_bytes(4, "little"), at) >= 0
+    if has_more:
+        watermark = max([watermark, *(each.synced for each in fragments_after(data, at, seed))])
+    return Scan(data, fragments, at, watermark, has_more)
