@@ -167,6 +167,7 @@ def test_election_ticks_are_derived_from_seconds() -> None:
     assert Config().election_ticks == 10
     assert Config(election_timeout=1.1, heartbeat_interval=0.1).election_ticks == 11
     assert Config(election_timeout=0.3, heartbeat_interval=0.1).election_ticks == 3
+    assert Config(election_timeout=2.1, heartbeat_interval=0.7).election_ticks == 3
     assert Config(election_timeout=0.35, heartbeat_interval=0.1).election_ticks == 4
     assert Config(heartbeat_interval=0.25).tick_interval == 0.25
 

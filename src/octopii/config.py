@@ -245,7 +245,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, eq=True):
     @property
     def election_ticks(self) -> int:
         """Ticks without a leader before an election, before randomisation."""
-        # Rounded first: 1.1 / 0.1 is a hair above 11.
+        # Rounded first: 2.1 / 0.7 is a hair above 3.
         return math.ceil(round(self.election_timeout / self.heartbeat_interval, 6))
 
     @property

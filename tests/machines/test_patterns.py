@@ -135,6 +135,16 @@ def test_older_parts_are_migrated() -> None:
         old.restore(memoryview(written(new)))
 
 
+def test_a_gap_between_parts_is_refused() -> None:
+    """Parts fill the snapshot up to its directory: bytes that belong to none of them are damage."""
+    whole = written(CompositeStateMachine({"kv": KvStateMachine}))
+    directory = whole.index(b"\x91\x93\xa2kv")
+    machine = CompositeStateMachine({"kv": KvStateMachine})
+    machine.restore(memoryview(whole))
+    with pytest.raises(ValueError, match="parts have"):
+        machine.restore(memoryview(whole[:directory] + b"\x00" + whole[directory:]))
+
+
 @pytest.mark.parametrize("name", ["", "a:b", "grün"])
 def test_part_names_are_checked(name: str) -> None:
     """A name that could not be routed to is refused at construction."""
@@ -217,6 +227,16 @@ def test_compaction_forgets_old_versions_but_no_current_value() -> None:
     assert b"gone" not in written(machine)
     assert len(written(machine)) < before
     assert machine.apply(b"SET gone 7") == b"7"
+
+
+def test_a_young_store_survives_compaction_and_a_snapshot() -> None:
+    """With fewer versions than are kept, compaction forgets nothing, and version 0 can still be asked."""
+    machine, copy = VersionedStateMachine(keep_versions=10), VersionedStateMachine(keep_versions=10)
+    machine.apply(b"SET a 1")
+    machine.compact()
+    copy.restore(memoryview(written(machine)))
+    assert copy.query(b"GET_AT 0 a") == b"NOT_FOUND"
+    assert copy.query(b"GET_AT 1 a") == b"1"
 
 
 def test_long_histories_span_blocks() -> None:

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from octopii.blocks import write_blocks
 from octopii.errors import CommandError
 from octopii.machines import TaskQueueStateMachine
-from octopii.machines.task_queue import KEEP_FINISHED_SECONDS
+from octopii.machines.task_queue import KEEP_FINISHED_SECONDS, Task
 from tests.machines.specimens import written
 
 
@@ -89,6 +90,18 @@ def test_steps_that_do_not_fit_are_refused(before: list[bytes], command: bytes) 
     with pytest.raises(CommandError):
         machine.apply(command)
     assert written(machine) == state
+
+
+@pytest.mark.parametrize("pending", [[], [2], [1, 2], [1, 1], [3]])
+def test_a_snapshot_whose_queue_does_not_match_its_tasks_is_refused(pending: list[int]) -> None:
+    """The queue holds exactly the pending tasks, each once; anything else is no snapshot."""
+    tasks = [Task(1, "a", "Pending", None, 0, None), Task(2, "b", "Assigned", "w", 0, None)]
+    data = b"".join(write_blocks("task-queue/1", [(3, tasks, []), (3, [], pending)]))
+    machine = submitted(1)
+    with pytest.raises(ValueError, match="does not match its tasks"):
+        machine.restore(memoryview(data))
+    machine.restore(memoryview(b"".join(write_blocks("task-queue/1", [(3, tasks, [1])]))))
+    assert status(machine, 2)["assigned_to"] == "w"
 
 
 def test_finished_tasks_go_after_a_day() -> None:
