@@ -152,7 +152,7 @@ def test_every_struct_of_the_protocol_is_among_the_samples() -> None:
         (requests.PeerMessage, PEER_MESSAGES),
         (codec.EntryItem, ITEMS),
     ):
-        assert {type(sample) for sample in samples} == set(union.__args__)  # type: ignore[attr-defined]
+        assert {type(sample) for sample in samples} == set(union.__args__)
 
 
 @each_decoder

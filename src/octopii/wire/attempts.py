@@ -5,6 +5,9 @@ or nobody waits any more. Each attempt remembers whether some try of it may have
 
     certain      never sent, or refused each time with the promise that it was not applied
     uncertain    at least one try was lost: only an answer can tell, and the session makes trying again safe
+
+A group that was refused while it was certain is taken apart, and its calls get new numbers when they are sent again.
+Otherwise a call whose deadline comes first, which is told that it was not applied, would go out again with the others.
 """
 
 from typing import TypeAlias
@@ -37,7 +40,9 @@ class Call(msgspec.Struct, eq=False):
     alone: bool = False
     """Whether it goes in a group of its own: together with others it was too large."""
     carrier: "Carrier | None" = None
-    """What carries it; None while it has no call number yet."""
+    """What carries it; None while it has no call number (yet, or no longer: the group was refused)."""
+    refusal: Failure | None = None
+    """Why it was refused last."""
 
     @property
     def certainly_not_applied(self) -> bool:
@@ -52,7 +57,6 @@ class Attempt(msgspec.Struct, eq=False, kw_only=True):
     address: str = ""
     sent_at: float = 0.0
     uncertain: bool = False
-    refusal: Failure | None = None
 
     @property
     def certainly_not_applied(self) -> bool:
@@ -134,9 +138,7 @@ class CallSession:
         return next(iter(self.live), self._next)
 
     def has_room(self, count: int, size: int) -> bool:
-        """Whether that many more calls, of that many bytes, fit the window; one group always does."""
-        if not self.live:
-            return True
+        """Whether that many more calls, of that many bytes, fit the window."""
         return self._next + count - self.acked <= self._window_calls and self._bytes + size <= self._window_bytes
 
     def number(self, calls: list[Call]) -> Group:

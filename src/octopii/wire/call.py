@@ -337,8 +337,8 @@ class CallMachine:
             size += call.size
             if calls and (call.alone or calls[0].alone or count > limits.group_calls or size > limits.group_bytes):
                 break
-            if not session.has_room(count, size):
-                break
+            if (calls or session.live) and not session.has_room(count, size):
+                break  # but one call always goes, however large it is
             calls.append(waiting.popleft())
         return calls
 
@@ -394,15 +394,24 @@ class CallMachine:
             links.refused(now, elsewhere=False)
             self._retry([attempt])
         elif kind in _PASSING_KINDS or (isinstance(attempt, Opening) and kind in NOT_APPLIED_KINDS):
-            attempt.refusal = self._last_refusal = failure
+            self._last_refusal = failure
             links.refused(now, elsewhere=kind is not FailureKind.NO_LEADER and not failure.leader)
             if failure.leader_address:
                 links.hint(failure.leader, failure.leader_address, now)
-            self._retry([attempt])
+            self._refused(attempt, failure)
         elif isinstance(attempt, Group):
             self._handle_group_failure(attempt, failure, now)
         else:
             self._fail_attempt(attempt, failure)
+
+    def _refused(self, attempt: Attempt, failure: Failure) -> None:
+        """This try did not count: go on later."""
+        if isinstance(attempt, Group) and not attempt.uncertain:
+            self._renumber(attempt, failure)
+            return
+        if isinstance(attempt, Single):
+            attempt.call.refusal = failure
+        self._retry([attempt])
 
     def _handle_group_failure(self, group: Group, failure: Failure, now: float) -> None:
         kind = failure.kind
@@ -411,20 +420,19 @@ class CallMachine:
         if group.uncertain and kind in NOT_APPLIED_KINDS:
             self._courier.links.refused(now, elsewhere=False)
             self._retry([group])  # this try did not count, an earlier one may have
-        elif kind is FailureKind.SESSION_EXPIRED and not group.uncertain:
-            self._renumber(group, alone=False)
-        elif kind is FailureKind.TOO_LARGE and len(group.calls) > 1:
-            self._renumber(group, alone=True)
+        elif not group.uncertain and (kind is FailureKind.SESSION_EXPIRED or _too_large_together(group, kind)):
+            self._renumber(group, failure)
         else:
             self._fail_attempt(group, failure)
 
-    def _renumber(self, group: Group, *, alone: bool) -> None:
-        """Let the calls of a group that certainly did not count begin anew."""
+    def _renumber(self, group: Group, failure: Failure) -> None:
+        """Let the calls of a group that certainly did not count begin anew; alone, if together they were too large."""
         group.session.drop(group)
         calls = [call for call in group.calls if call.id in self._calls]
         for call in calls:
             call.carrier = None
-            call.alone = call.alone or alone
+            call.refusal = failure
+            call.alone = call.alone or failure.kind is FailureKind.TOO_LARGE
         self._waiting.extendleft(reversed(calls))
 
     def _fail_attempt(self, attempt: Attempt, failure: Failure) -> None:
@@ -460,9 +468,13 @@ class CallMachine:
         """Why a call whose deadline has come has no answer."""
         if not call.certainly_not_applied:
             return CallTimeout("no answer came in time; the call may have been applied, or may yet be")
-        refusal = self._last_refusal if call.carrier is None else call.carrier.refusal
+        refusal = call.refusal or self._last_refusal
         if refusal is not None and refusal.kind in NOT_APPLIED_KINDS:
             return error_of(refusal)
         if call.carrier is None and self._session is not None and self._session.live:
             return Overloaded("the session's window was full until the deadline", limit="window_calls")
         return NoLeader("no node of the cluster could be reached in time" + (f": {refusal.text}" if refusal else ""))
+
+
+def _too_large_together(group: Group, kind: FailureKind) -> bool:
+    return kind is FailureKind.TOO_LARGE and len(group.calls) > 1

@@ -140,10 +140,11 @@ class Links:
         self._dial(address, now)
 
     def leave(self, address: str, now: float) -> None:
-        """Give up a link on which nothing is heard any more."""
+        """Give up a link on which nothing is heard any more, and do not come back at the next hint."""
         if address in self._links:
             self.actions.append(Disconnect(address))
             self.disconnected(address, now)
+            self._shunned[address] = now + self._limits.shun
 
     def close_drained(self, busy: Collection[str]) -> None:
         """Close the links that were moved away from and on which nothing is outstanding."""

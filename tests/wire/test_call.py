@@ -1,0 +1,293 @@
+"""The client without sockets: what it sends, when it sends it again, and that each outcome is true."""
+
+import random
+
+import pytest
+
+from octopii.errors import (
+    ApplyFailed,
+    CommandError,
+    ConfigError,
+    ConnectionLost,
+    Overloaded,
+    TooLarge,
+)
+from octopii.wire.call import CallLimits, CallMachine, unwrap
+from octopii.wire.codec import ApplyFailedAnswer, CommandErrorAnswer
+from octopii.wire.requests import (
+    Campaign,
+    Consistency,
+    Done,
+    FailureKind,
+    Propose,
+    ProposeAnswers,
+    Query,
+    ReadIndex,
+    Report,
+    SessionRequest,
+    StatusRequest,
+)
+from tests.wire.model_cluster import Faults, cluster, proposals, silent
+
+# --- the ordinary course ----------------------------------------------------------------------------------------
+
+
+def test_a_call_is_answered() -> None:
+    """Dial, open a session, propose, answer."""
+    model = cluster()
+    call = model.machine.propose([b"SET a 1"], deadline=5.0)
+    model.run(1.0)
+    assert model.outcomes == {call: [b"ok:SET a 1"]}
+    assert model.applied == [b"SET a 1"]
+    assert model.machine.pending == 0
+
+
+def test_calls_made_together_go_as_one_group_and_get_their_own_answers() -> None:
+    """Concurrent calls cost one message; a batch keeps its commands together."""
+    model = cluster()
+    model.machine.propose([b"first"], deadline=5.0)
+    model.run(1.0)
+    calls = [model.machine.propose([b"%d" % number], deadline=5.0) for number in range(10)]
+    batch = model.machine.propose([b"x", b"y", b"z"], deadline=5.0)
+    model.run(2.0)
+    assert [len(request.group.commands) for request in proposals(model)] == [1, 13]
+    assert [model.outcomes[call] for call in calls] == [[b"ok:%d" % number] for number in range(10)]
+    assert model.outcomes[batch] == [b"ok:x", b"ok:y", b"ok:z"]
+
+
+def test_numbers_are_consecutive_and_acked_follows_the_answers() -> None:
+    """Each group begins where the one before ended, and acknowledges what was answered."""
+    model = cluster()
+    for turn in range(3):
+        model.machine.propose([b"a", b"b"], deadline=10.0)
+        model.run(float(turn + 1))
+    assert [(request.group.first, request.group.acked) for request in proposals(model)] == [(0, 0), (2, 2), (4, 4)]
+
+
+def test_an_empty_batch_is_answered_without_anybody() -> None:
+    """Nothing to replicate needs no cluster."""
+    model = cluster()
+    call = model.machine.propose([], deadline=5.0)
+    model.run(0.1)
+    assert model.outcomes == {call: []}
+    assert not model.sent
+
+
+def test_queries_and_other_requests_need_no_session() -> None:
+    """They are answered by the struct that belongs to them."""
+    model = cluster()
+    query = model.machine.query(b"GET a", consistency=Consistency.STALE, deadline=5.0, now=0.0)
+    other = model.machine.ask(Campaign(0), deadline=5.0)
+    model.run(1.0)
+    assert model.outcomes[query] == b"answer"
+    assert isinstance(model.outcomes[other], Done)
+    assert not any(isinstance(request, SessionRequest) for _, request in model.sent)
+    assert model.sent[0][1] == Query(
+        request_id=1, consistency=Consistency.STALE, command=b"GET a", timeout_ns=5_000_000_000
+    )
+
+
+def test_unwrap_gives_what_users_see() -> None:
+    """Bytes stay bytes; rejections become exceptions with their fields."""
+    assert unwrap(b"x") == b"x"
+    assert isinstance(unwrap(CommandErrorAnswer("no")), CommandError)
+    failed = unwrap(ApplyFailedAnswer("KeyError"))
+    assert isinstance(failed, ApplyFailed)
+    assert failed.exception == "KeyError"
+    assert "KeyError" in str(failed)
+
+
+def test_a_client_needs_an_address() -> None:
+    """An empty list is a configuration error, at once."""
+    with pytest.raises(ConfigError):
+        CallMachine([], rng=random.Random(1))
+
+
+# --- trying again -----------------------------------------------------------------------------------------------
+
+
+def test_a_lost_group_goes_out_again_as_it_was() -> None:
+    """After a broken link the same numbers and the same commands are sent, and later calls do not join them."""
+    model = silent()
+    calls = [model.machine.propose([b"a"], deadline=10.0), model.machine.propose([b"b"], deadline=10.0)]
+    model.run(0.5)
+    first = model.last().group
+    model.break_link(model.sent[-1][0])
+    calls.append(model.machine.propose([b"c"], deadline=10.0))
+    model.silent = False
+    model.run(3.0)
+    again = [request.group for request in proposals(model)[1:]]
+    assert again[0] == first
+    assert again[1].commands == [b"c"]
+    assert [model.outcomes[call] for call in calls] == [[b"ok:a"], [b"ok:b"], [b"ok:c"]]
+
+
+def test_a_lost_answer_is_fetched_not_applied_twice() -> None:
+    """The command was applied, its answer lost: the second try gets the first one's answer."""
+    model = silent()
+    call = model.machine.propose([b"x"], deadline=10.0)
+    model.run(0.5)
+    model._apply(0, model.last().group)
+    model.break_link(model.sent[-1][0])
+    model.silent = False
+    model.run(3.0)
+    assert model.outcomes == {call: [b"ok:x"]}
+    assert model.applied == [b"x"]
+
+
+def test_a_silent_link_is_left() -> None:
+    """A node that takes requests and says nothing is left after `try_timeout`, and another gets them."""
+    model = silent()
+    call = model.machine.propose([b"x"], deadline=10.0)
+    model.run(0.5)
+    address = model.sent[-1][0]
+    model.run(1.2)
+    model.silent = False
+    model.leader = model.node_of(address)
+    model.run(5.0)
+    assert model.outcomes == {call: [b"ok:x"]}
+    assert model.sent[-1][0] != address, "and a hint does not lead back at once"
+
+
+def test_one_missing_answer_on_a_lively_link_is_asked_for_again_there() -> None:
+    """The link stays; only the request that was lost goes out again."""
+    model = silent()
+    call = model.machine.propose([b"x"], deadline=10.0)
+    model.run(0.5)
+    first = model.sent[-1]
+    for turn in range(1, 6):
+        model.reply(first[0], Done(10_000))
+        model.run(0.5 + turn / 5)
+    model.silent = False
+    model.run(3.0)
+    assert model.outcomes == {call: [b"ok:x"]}
+    assert {address for address, request in model.sent if isinstance(request, Propose)} == {first[0]}
+
+
+def test_the_opening_of_a_session_is_repeated_with_its_nonce() -> None:
+    """A lost opening does not leave a second session behind."""
+    model = cluster()
+    model.faults = Faults(swallow=1.0)
+    call = model.machine.propose([b"x"], deadline=20.0)
+    model.run(2.5)
+    model.faults = Faults()
+    model.run(6.0)
+    nonces = [request.nonce for _, request in model.sent if isinstance(request, SessionRequest)]
+    assert len(nonces) >= 2
+    assert len(set(nonces)) == 1
+    assert model.outcomes == {call: [b"ok:x"]}
+
+
+def test_reads_are_repeated_and_changes_are_not() -> None:
+    """After a lost link a query goes out again; a request that changes something ends as of unknown outcome."""
+    model = silent()
+    reads = [
+        model.machine.query(b"q", consistency=Consistency.LINEARIZABLE, deadline=10.0, now=0.0),
+        model.machine.ask(ReadIndex(0), deadline=10.0),
+        model.machine.ask(StatusRequest(0), deadline=10.0),
+    ]
+    change = model.machine.ask(Campaign(0), deadline=10.0)
+    model.run(0.5)
+    model.break_link(model.sent[-1][0])
+    model.silent = False
+    model.run(3.0)
+    assert all(not isinstance(model.outcomes[read], Exception) for read in reads)
+    assert isinstance(model.outcomes[change], ConnectionLost)
+    assert sum(isinstance(request, Campaign) for _, request in model.sent) == 1
+
+
+def test_an_answer_to_another_question_ends_the_link() -> None:
+    """A node whose replies do not fit is left; the call goes on elsewhere and is not confused."""
+    model = silent()
+    call = model.machine.propose([b"a", b"b"], deadline=10.0)
+    model.run(0.5)
+    address, request = model.sent[-1]
+    model.reply(address, ProposeAnswers(request.request_id, [b"only one"]))
+    model.silent = False
+    model.run(3.0)
+    assert model.outcomes == {call: [b"ok:a", b"ok:b"]}
+    assert model.sent[-1][0] != address
+
+
+def test_replies_that_nobody_asked_for_are_dropped() -> None:
+    """Unknown numbers, second answers and answers from another address change nothing."""
+    model = silent()
+    call = model.machine.propose([b"x"], deadline=10.0)
+    model.run(0.5)
+    address, request = model.sent[-1]
+    model.machine.receive("elsewhere", ProposeAnswers(request.request_id, [b"forged"]), model.now)
+    model.machine.receive(address, Report(999, b"{}"), model.now)
+    model.machine.receive(address, ProposeAnswers(request.request_id, [b"ok"]), model.now)
+    model.machine.receive(address, ProposeAnswers(request.request_id, [b"again"]), model.now)
+    model.run(1.0)
+    assert model.outcomes == {call: [b"ok"]}
+
+
+# --- limits -----------------------------------------------------------------------------------------------------
+
+
+def test_the_window_makes_calls_wait() -> None:
+    """No more than the window is unacknowledged; the rest goes out as answers come."""
+    model = cluster(limits=CallLimits(window_calls=10, group_calls=4, try_timeout=1.0))
+    calls = [model.machine.propose([b"%d" % number], deadline=30.0) for number in range(35)]
+    model.run(20.0)
+    assert [model.outcomes[call] for call in calls] == [[b"ok:%d" % number] for number in range(35)]
+    for request in proposals(model):
+        group = request.group
+        assert len(group.commands) <= 4
+        assert group.first + len(group.commands) - group.acked <= 10
+
+
+def test_the_window_counts_bytes() -> None:
+    """Large commands fill the window sooner; one that is larger than all of it still goes, alone."""
+    model = silent(limits=CallLimits(window_bytes=100, group_bytes=1000))
+    for size in (60, 60, 500):
+        model.machine.propose([bytes(size)], deadline=30.0)
+    model.run(0.5)
+    assert [len(request.group.commands[0]) for request in proposals(model)] == [60]
+    model.silent = False
+    model.serve(*model.sent[-1])
+    model.run(3.0)
+    assert [len(request.group.commands[0]) for request in proposals(model)] == [60, 60, 500]
+    assert len(model.outcomes) == 3
+
+
+def test_too_many_calls_are_overloaded_at_once() -> None:
+    """The number and the bytes of waiting calls are limited, by name; answered calls make room."""
+    model = cluster(limits=CallLimits(max_waiting_calls=2, max_waiting_bytes=100))
+    machine = model.machine
+    machine.propose([bytes(90)], deadline=5.0)
+    with pytest.raises(Overloaded) as caught:
+        machine.propose([bytes(20)], deadline=5.0)
+    assert caught.value.limit == "max_waiting_bytes"
+    machine.propose([b""], deadline=5.0)
+    with pytest.raises(Overloaded) as caught:
+        machine.propose([b""], deadline=5.0)
+    assert caught.value.limit == "max_waiting_calls"
+    model.run(1.0)
+    machine.propose([bytes(90)], deadline=5.0)
+
+
+def test_a_batch_beyond_the_window_is_too_large() -> None:
+    """It could never be sent, so it is refused before it waits."""
+    model = cluster(limits=CallLimits(window_calls=10))
+    with pytest.raises(TooLarge):
+        model.machine.propose([b""] * 11, deadline=5.0)
+
+
+def test_calls_that_are_too_large_together_go_alone() -> None:
+    """A group that a node finds too large is taken apart; only a call that is too large by itself fails."""
+    model = silent()
+    calls = [model.machine.propose([b"%d" % number], deadline=10.0) for number in range(3)]
+    model.run(0.5)
+    model.fail(FailureKind.TOO_LARGE)
+    model.silent = False
+    model.run(3.0)
+    assert [model.outcomes[call] for call in calls] == [[b"ok:0"], [b"ok:1"], [b"ok:2"]]
+    assert [len(request.group.commands) for request in proposals(model)] == [3, 1, 1, 1]
+    model.silent = True
+    large = model.machine.propose([b"large"], deadline=10.0)
+    model.run(3.5)
+    model.fail(FailureKind.TOO_LARGE)
+    model.run(4.0)
+    assert isinstance(model.outcomes[large], TooLarge)

@@ -1,0 +1,129 @@
+"""Which node a client talks to, and how long it waits before it tries another."""
+
+import pytest
+
+from octopii.errors import (
+    NoLeader,
+)
+from octopii.wire.call import CallLimits
+from octopii.wire.links import LinkLimits
+from octopii.wire.requests import (
+    Consistency,
+    LeaderHint,
+)
+from tests.wire.model_cluster import Faults, cluster, silent
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_client_moves_to_the_leader(seed: int) -> None:
+    """Wherever it dials first, its later calls go straight to the leader, and the first link is closed."""
+    model = cluster(seed=seed)
+    model.leader = 2
+    for turn in range(3):
+        model.machine.propose([b"x"], deadline=10.0)
+        model.run(float(turn + 1))
+    assert model.sent[-1][0] == "n2"
+    assert list(model._links) == ["n2"]
+
+
+def test_a_leader_that_cannot_be_reached_costs_nothing() -> None:
+    """A hint to an address that does not answer leaves the link in use as it is."""
+    model = cluster(addresses=["n1"])
+    model.machine.propose([b"x"], deadline=10.0)
+    model.run(1.0)
+    model.faults = Faults(no_dial=1.0)
+    model.reply("n1", LeaderHint(3, "n3"))
+    calls = []
+    for turn in range(1, 9):
+        calls.append(model.machine.propose([b"y"], deadline=10.0))
+        model.reply("n1", LeaderHint(3, "n3"))
+        model.run(1.0 + turn / 2)
+    assert all(model.outcomes[call] == [b"ok:y"] for call in calls)
+    assert {address for address, _ in model.sent} == {"n1"}
+
+
+def test_the_link_in_use_stays_while_the_leader_is_dialled() -> None:
+    """Requests that are outstanding on the old link are still answered on it."""
+    model = silent()
+    model.leader = 0
+    call = model.machine.query(b"q", consistency=Consistency.STALE, deadline=5.0, now=0.0)
+    model.run(0.2)
+    address, request = model.sent[-1]
+    leader = 1 + model.node_of(address) % 3
+    model.reply(address, LeaderHint(leader, model.address_of(leader)))
+    model.run(0.4)
+    assert set(model._links) == {address, model.address_of(leader)}
+    model.leader = leader
+    model._committed(address, request)
+    model.run(0.6)
+    assert model.outcomes == {call: b"answer"}
+    assert set(model._links) == {model.address_of(leader)}
+
+
+def test_no_leader_is_tried_again_until_there_is_one() -> None:
+    """A call waits through an election, with delays that grow, and asks more than one node."""
+    model = cluster()
+    model.leader = 0
+    call = model.machine.propose([b"x"], deadline=20.0)
+    model.run(4.0)
+    asked = [address for address, _ in model.sent]
+    assert 4 <= len(asked) <= 20
+    assert len(set(asked)) == 3
+    model.leader = 2
+    model.run(8.0)
+    assert model.outcomes == {call: [b"ok:x"]}
+
+
+def test_all_nodes_down_is_not_a_busy_loop() -> None:
+    """Dialling slows down to the longest delay, and the call ends as not applied."""
+    model = cluster()
+    model.faults = Faults(no_dial=1.0)
+    call = model.machine.propose([b"x"], deadline=60.0)
+    model.run(61.0)
+    assert isinstance(model.outcomes[call], NoLeader)
+    assert model._count < 61 / 2.0 * 2 + 30
+
+
+def test_a_node_that_never_finishes_the_handshake_is_given_up() -> None:
+    """A dial has a time limit of its own: the next address is tried."""
+    model = cluster()
+    first: list[str] = []
+    original = model._dialled
+    model._dialled = lambda address: first.append(address) if not first else original(address)  # type: ignore[method-assign]
+    call = model.machine.propose([b"x"], deadline=10.0)
+    model.run(3.0)
+    assert model.outcomes == {call: [b"ok:x"]}
+
+
+def test_two_nodes_that_point_at_each_other_do_not_make_the_client_run() -> None:
+    """Hints are followed at a bounded rate."""
+    model = silent()
+    model.machine.propose([b"x"], deadline=100.0)
+    moves = 0
+    model.leader = 0
+    dialled = model._dialled
+
+    def dial(address: str) -> None:
+        nonlocal moves
+        moves += 1
+        model.leader = 1 + model.node_of(address) % 2
+        dialled(address)
+
+    model._dialled = dial  # type: ignore[method-assign]
+    model.run(10.0)
+    assert moves <= 10 / 0.05 + 5
+
+
+def test_a_node_that_keeps_to_itself_ignores_hints() -> None:
+    """With `follow_leader` off, only the given address is ever dialled, and a hint ends the waiting."""
+    model = cluster(
+        addresses=["n1"], limits=CallLimits(links=LinkLimits(follow_leader=False, delay_min=50, delay_max=50))
+    )
+    model.leader = 0
+    call = model.machine.propose([b"x"], deadline=60.0)
+    model.run(1.0)
+    model.leader = 3
+    model.reply("n1", LeaderHint(3, "n3"))
+    model.run(2.0)
+    assert model.outcomes == {call: [b"ok:x"]}
+    assert set(model._links) == {"n1"}
