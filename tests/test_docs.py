@@ -44,3 +44,17 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
     """No document refers to a file that is not there."""
     targets = [target for target in _link.findall(document.read_text(encoding="utf-8")) if "://" not in target]
     assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+def test_the_walk_through_the_tree_names_only_what_is_there() -> None:
+    """Every `file.py` that ARCHITECTURE.md speaks of exists in the tree."""
+    named = set(re.findall(r"`(?:[\w./]*/)?(\w+\.py)`", (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")))
+    there = {path.name for folder in ("src", "tests", "bench") for path in (ROOT / folder).rglob("*.py")}
+    assert named - there == set()
+
+
+def test_the_walk_through_the_tree_passes_every_part() -> None:
+    """Every package under src/octopii has its section in ARCHITECTURE.md."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    parts = {path.parent.name for path in (ROOT / "src" / "octopii").glob("*/__init__.py")}
+    assert {part for part in parts if f"{part}/`" not in text} == set()
