@@ -147,11 +147,22 @@ class KeepsView(Good):
     def restore(self, data: memoryview) -> None:
         self.view = data
 
-    def apply(self, command: bytes) -> bytes:
+    def load(self) -> None:
         if self.view is not None:
             super().restore(self.view)
             self.view = None
+
+    def apply(self, command: bytes) -> bytes:
+        self.load()
         return super().apply(command)
+
+    def compact(self) -> None:
+        self.load()
+        super().compact()
+
+    def query(self, command: bytes) -> bytes:
+        self.load()
+        return super().query(command)
 
     def snapshot(self) -> Snapshot:
         return self.view if self.view is not None else super().snapshot()
