@@ -7,6 +7,7 @@ says against the truth. One seeded random generator decides everything; time is 
 import functools
 import heapq
 import random
+from collections import Counter
 from collections.abc import Callable
 
 from octopii.wire.call import Action, CallLimits, CallMachine, Fail, Resolve
@@ -51,6 +52,7 @@ class ModelCluster:
         self.applied: list[bytes] = []
         self.sent: list[tuple[str, Request]] = []
         self.outcomes: dict[int, object] = {}
+        self.dials: Counter[str] = Counter()
         self.machine: CallMachine
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
@@ -94,6 +96,7 @@ class ModelCluster:
                 for request in action.requests:
                     self._sent(action.address, request)
             elif isinstance(action, Connect):
+                self.dials[action.address] += 1
                 self.at(self._delay(), functools.partial(self._dialled, action.address))
             elif isinstance(action, Disconnect):
                 self._links.pop(action.address, None)

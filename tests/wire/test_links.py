@@ -1,16 +1,13 @@
 """Which node a client talks to, and how long it waits before it tries another."""
 
+import random
+
 import pytest
 
-from octopii.errors import (
-    NoLeader,
-)
+from octopii.errors import NoLeader
 from octopii.wire.call import CallLimits
-from octopii.wire.links import LinkLimits
-from octopii.wire.requests import (
-    Consistency,
-    LeaderHint,
-)
+from octopii.wire.links import Connect, LinkLimits, Links
+from octopii.wire.requests import Consistency, LeaderHint
 from tests.wire.model_cluster import Faults, cluster, silent
 
 
@@ -40,6 +37,7 @@ def test_a_leader_that_cannot_be_reached_costs_nothing() -> None:
         model.run(1.0 + turn / 2)
     assert all(model.outcomes[call] == [b"ok:y"] for call in calls)
     assert {address for address, _ in model.sent} == {"n1"}
+    assert model.dials["n3"] == 1, "an address that could not be reached is left alone for a while"
 
 
 def test_the_link_in_use_stays_while_the_leader_is_dialled() -> None:
@@ -95,23 +93,31 @@ def test_a_node_that_never_finishes_the_handshake_is_given_up() -> None:
     assert model.outcomes == {call: [b"ok:x"]}
 
 
-def test_two_nodes_that_point_at_each_other_do_not_make_the_client_run() -> None:
-    """Hints are followed at a bounded rate."""
-    model = silent()
-    model.machine.propose([b"x"], deadline=100.0)
-    moves = 0
-    model.leader = 0
-    dialled = model._dialled
-
-    def dial(address: str) -> None:
-        nonlocal moves
-        moves += 1
-        model.leader = 1 + model.node_of(address) % 2
-        dialled(address)
-
-    model._dialled = dial  # type: ignore[method-assign]
-    model.run(10.0)
-    assert moves <= 10 / 0.05 + 5
+@pytest.mark.parametrize("refusing", [False, True])
+def test_two_nodes_that_point_at_each_other_do_not_make_the_client_run(refusing: bool) -> None:
+    """Hints are followed at a bounded rate, and do not undo the growing delays of refusals."""
+    limits = LinkLimits(delay_min=0.05, delay_max=2.0)
+    links = Links(["a", "b"], rng=random.Random(1), limits=limits)
+    tries = moves = 0
+    for step in range(10_000):
+        now = step / 1000
+        links.tick(now)
+        links.ensure(now)
+        for action in links.actions:
+            if isinstance(action, Connect):
+                moves += 1
+                links.connected(action.address, {"a": 1, "b": 2}[action.address], now)
+        links.actions = []
+        if links.ready(now):
+            tries += 1
+            if refusing:
+                links.refused(now, elsewhere=False)
+            elsewhere = "b" if links.current == "a" else "a"
+            links.hint({"a": 1, "b": 2}[elsewhere], elsewhere, now)
+        links.close_drained(())
+    assert moves <= 10 / 0.05 + 2
+    if refusing:
+        assert tries < 25
 
 
 def test_a_node_that_keeps_to_itself_ignores_hints() -> None:

@@ -198,7 +198,7 @@ class FrameDecoder:
             if _checksum(payload, length | frame_type << 32) != checksum:
                 raise self._fail(DamagedFrame(f"a frame of type {frame_type} with {length} bytes has a wrong checksum"))
             frames.append((frame_type, payload))
-        self._needed = needed if len(frames) < most else 0
+        self._needed = needed
         if at < end:
             self._buffer += view[at:]
         return frames
