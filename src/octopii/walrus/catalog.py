@@ -16,11 +16,14 @@ from typing import Final
 
 import msgspec
 
-from octopii.errors import InvalidTopic
+from octopii.errors import InvalidTopic, LogFull
 from octopii.walrus.topic import Cursor, Topic
+from octopii.walrus.writer import Writer
 
 catalog_number: Final = 0
 max_name_bytes: Final = 1024  # of a topic's or cursor's name in UTF-8
+
+_least_blocks: Final = 4  # a catalog of up to so many blocks is not worth writing anew
 
 _HEAD = struct.Struct("<BI")
 _CURSOR = struct.Struct("<BIQQ")
@@ -103,3 +106,47 @@ def check_name(name: object) -> str:
     if not 1 <= size <= max_name_bytes:
         raise InvalidTopic(f"a name has 1 to {max_name_bytes} bytes in UTF-8, not {size}", topic=name)
     return name
+
+
+class Catalog:
+    """The catalog while the log is open: writes records, and writes itself anew when it has grown."""
+
+    def __init__(self, writer: Writer, topic: Topic, topics: dict[str, Topic], next_number: int) -> None:
+        self.writer = writer
+        self.topic = topic
+        self.topics = topics
+        self.next_number = next_number
+        self._limit = _least_blocks
+
+    def create(self, name: str, *, urgent: bool) -> Topic:
+        """A new, empty topic."""
+        self._append(create_record(self.next_number, name), urgent=urgent)
+        topic = self.topics[name] = Topic(self.next_number, name)
+        self.next_number += 1
+        return topic
+
+    def delete(self, topic: Topic) -> None:
+        """The topic, its entries and its cursors are gone."""
+        self._append(delete_record(topic.number), urgent=True)
+        del self.topics[topic.name]
+        self.writer.drop_all(topic)
+
+    def save(self, topic: Topic, name: str, offset: int) -> None:
+        """A cursor's position is to be kept."""
+        self._append(cursor_record(topic, name, offset), urgent=True)
+        topic.cursors[name].saved = offset
+
+    def _append(self, record: bytes, *, urgent: bool) -> None:
+        if len(self.topic.chain) > self._limit:
+            self.rewrite()
+        self.writer.append(self.topic, [record], urgent=urgent)
+
+    def rewrite(self) -> None:
+        """Write all that counts as one unit before which nothing remains; when the disk is full, leave it for later."""
+        records = checkpoint(list(self.topics.values()), self.next_number)
+        try:
+            self.writer.reset(self.topic, self.topic.end, records)
+        except LogFull:
+            self._limit = len(self.topic.chain) * 2
+            return
+        self._limit = max(_least_blocks, 3 * len(self.topic.chain))

@@ -127,6 +127,24 @@ class TopicRecovery:
             slot.ordinal, 0, slot.first_seq - 1, slot.first_offset - bool(slot.flags & CONTINUES), slot.trim_offset, slot.trim_ordinal
         )
 
+    def is_vouched(self) -> bool:
+        """Whether anything of the topic is known to have been on disk."""
+        return any(slot.mark_seq or self._scan(ordinal).watermark for ordinal, (slot, _) in self.slots.items())
+
+    def torn_bytes(self) -> dict[tuple[int, int], bytes]:
+        """What was cut: by segment and position, without the zeros at the end."""
+        pieces = {}
+        if self.torn is not None:
+            _, place = self.slots[self.torn.ordinal]
+            at = self.store.segments[place.segment].position(place.block) + self.torn.at
+            pieces[place.segment, at] = self._scan(self.torn.ordinal).data[self.torn.at :].rstrip(b"\0")
+        for slot, place in self.cut:
+            scan = self._scan(slot.ordinal)
+            if scan.fragments or scan.has_more:
+                at = self.store.segments[place.segment].position(place.block)
+                pieces[place.segment, at] = scan.data.rstrip(b"\0")
+        return pieces
+
     # --- reading ------------------------------------------------------------------------------------------------
 
     def _scan(self, ordinal: int) -> Scan:

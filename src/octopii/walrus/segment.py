@@ -7,6 +7,7 @@ beyond one spare is removed. At most `open_segments` files are kept open.
 
 import errno
 from collections import OrderedDict
+from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Final
 
@@ -95,6 +96,7 @@ class SegmentStore:
         self.writable = writable
         self.segments: dict[int, Segment] = {}
         self.free_blocks = 0
+        self.reclaim: Callable[[], None] = lambda: None  # has dropped blocks freed, when that takes but a sync
         self._active: Segment | None = None
         self._open: OrderedDict[int, Segment] = OrderedDict()
         for facts in block.segments:
@@ -196,7 +198,11 @@ class SegmentStore:
 
     def reserve(self, count: int, *, urgent: bool) -> None:
         """See to it that `count` blocks can be taken; raises `LogFull` with nothing changed but maybe a spare more."""
+        if not count:
+            return
         needed = count + (0 if urgent else reserved_blocks)
+        if self.free_blocks < needed:
+            self.reclaim()
         try:
             while self.free_blocks < needed:
                 self._create_segment(needed - self.free_blocks)

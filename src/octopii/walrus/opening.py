@@ -1,0 +1,214 @@
+"""Opening a log: the superblock, the tables, the catalog, every topic; then repairing what a crash left.
+
+`load` only reads, so that a log can be inspected while its owner runs. `repair` makes durable what was recovered,
+cuts torn tails (their bytes are kept aside in a `.broken` file), and gives free the blocks that belong to nothing.
+"""
+
+from typing import Final
+
+import msgspec
+from xxhash import xxh3_64_digest
+
+from octopii.errors import ConfigError, CorruptLogError
+from octopii.walrus import superblock
+from octopii.walrus.catalog import Saved, catalog_number
+from octopii.walrus.reader import Reader
+from octopii.walrus.record import (
+    USED,
+    BadSlot,
+    Slot,
+    decode_slot,
+    encode_slot,
+    free_slot,
+    largest_block_bytes,
+    slot_bytes,
+)
+from octopii.walrus.recovery import TopicRecovery
+from octopii.walrus.segment import Segment, SegmentStore
+from octopii.walrus.superblock import Superblock
+from octopii.walrus.topic import Cursor, Place, Topic
+from octopii.walrus.vfs import FileSystem
+
+Slots = dict[int, dict[int, tuple[Slot, Place]]]
+"""By topic number and ordinal."""
+
+_catalog_read_bytes: Final = 1 << 20
+_prefix, _suffix = "segment-", ".wal"
+
+
+class Loaded(msgspec.Struct):
+    """A log as found on disk."""
+
+    store: SegmentStore
+    catalog: Topic
+    topics: dict[str, Topic]
+    next_number: int
+    clean: bool
+    recoveries: list[TopicRecovery]
+
+
+def check_geometry(block_bytes: int, segment_blocks: int) -> None:
+    """Raises `ConfigError` for a geometry that can't be."""
+    if block_bytes % 512 or not 512 <= block_bytes < largest_block_bytes:
+        raise ConfigError(f"block_bytes is a multiple of 512 from 512 to 16 MiB, not {block_bytes}", field="block_bytes")
+    if not 1 <= segment_blocks <= 1 << 20:
+        raise ConfigError(f"segment_blocks is 1 to 1048576, not {segment_blocks}", field="segment_blocks")
+
+
+def find_superblock(vfs: FileSystem, folder: str) -> tuple[Superblock, bool] | None:
+    """The folder's superblock and whether both copies are sound, or None for a folder that holds no log."""
+    if vfs.exists(f"{folder}/{superblock.file_name}"):
+        return superblock.read(vfs, folder)
+    if any(_is_segment(name) for name in vfs.list_folder(folder)):
+        raise CorruptLogError(f"{folder}: the superblock is missing", path=f"{folder}/{superblock.file_name}")
+    return None
+
+
+def _is_segment(name: str) -> bool:
+    return name.startswith(_prefix) and name.endswith(_suffix)
+
+
+def remove_strangers(vfs: FileSystem, folder: str, block: Superblock) -> None:
+    """Remove segments that a crash left half made or half removed: the superblock does not know them."""
+    known = {f"{_prefix}{each.number:08}{_suffix}" for each in block.segments}
+    for name in vfs.list_folder(folder):
+        if _is_segment(name) and name not in known:
+            vfs.remove(f"{folder}/{name}")
+
+
+def load(store: SegmentStore) -> Loaded:
+    """Read the tables, the catalog and the tails. Raises `CorruptLogError`."""
+    clean = store.superblock.clean
+    slots, fresh = _read_tables(store, clean=clean)
+    catalog = Topic(catalog_number, "")
+    recoveries = [_recover(store, catalog, slots.pop(catalog_number, {}), clean=clean)]
+    saved = _read_catalog(store, catalog)
+    topics: dict[str, Topic] = {}
+    for number, name in saved.names.items():
+        topic = topics[name] = Topic(number, name)
+        recovery = _recover(store, topic, slots.pop(number, {}), clean=clean)
+        recoveries.append(recovery)
+        for cursor_name, cursor in saved.cursors[number].items():
+            offset = cursor.offset
+            for seq, cut in recovery.replaced:
+                if seq > cursor.seq:
+                    offset = min(offset, cut)
+            offset = max(topic.trim_offset, min(offset, topic.end))
+            topic.cursors[cursor_name] = Cursor(offset, offset)
+    for number, found in slots.items():
+        if number >= saved.next_number:
+            _check_unknown(store, number, found)
+    _find_free(store, [catalog, *topics.values()], fresh)
+    return Loaded(store, catalog, topics, saved.next_number, clean, recoveries)
+
+
+def _read_tables(store: SegmentStore, *, clean: bool) -> tuple[Slots, dict[int, list[int]]]:
+    slots: Slots = {}
+    fresh: dict[int, list[int]] = {}
+    for facts in store.superblock.segments:
+        segment = store.segments[facts.number]
+        table = store.read_table(segment)
+        if clean and xxh3_64_digest(table) != facts.table_digest:
+            raise CorruptLogError(f"{segment.path}: the table is not the one it was closed with", path=segment.path, position=0)
+        unused = fresh[segment.number] = []
+        for block in range(segment.blocks):
+            at = (block + 1) * slot_bytes
+            try:
+                slot = decode_slot(table[at : at + slot_bytes], segment.number, block)
+            except BadSlot as error:
+                raise CorruptLogError(f"{segment.path}: {error}", path=segment.path, position=at) from error
+            if slot.flags & USED:
+                owned = slots.setdefault(slot.topic, {})
+                if slot.ordinal in owned:
+                    raise CorruptLogError(
+                        f"{segment.path}: two blocks claim one place in topic {slot.topic}", path=segment.path, position=at
+                    )
+                owned[slot.ordinal] = (slot, Place(segment.number, block))
+            elif not slot.life:
+                unused.append(block)
+    return slots, fresh
+
+
+def _recover(store: SegmentStore, topic: Topic, slots: dict[int, tuple[Slot, Place]], *, clean: bool) -> TopicRecovery:
+    recovery = TopicRecovery(store, topic, slots)
+    if clean:
+        recovery.open_closed()
+    else:
+        recovery.open_crashed()
+    return recovery
+
+
+def _read_catalog(store: SegmentStore, catalog: Topic) -> Saved:
+    saved = Saved()
+    reader = Reader(store)
+    offset = catalog.trim_offset
+    while offset < catalog.end:
+        for entry in reader.read(catalog, offset, _catalog_read_bytes, catalog.end):
+            try:
+                saved.take(entry.data)
+            except ValueError as error:
+                raise reader.damage(catalog, catalog.chain.block_of(entry.offset), str(error)) from error
+            offset = entry.offset + 1
+    return saved
+
+
+def _check_unknown(store: SegmentStore, number: int, slots: dict[int, tuple[Slot, Place]]) -> None:
+    """Blocks of a topic that the catalog does not know yet: a crash leaves them, unless any of it was synced."""
+    recovery = TopicRecovery(store, Topic(number, f"number {number}"), slots)
+    if recovery.is_vouched():
+        slot, place = next(iter(slots.values()))
+        path = store.segments[place.segment].path
+        raise CorruptLogError(
+            f"{path}: topic {slot.topic} has blocks but is missing from the catalog", path=path, position=0
+        )
+
+
+def _find_free(store: SegmentStore, topics: list[Topic], fresh: dict[int, list[int]]) -> None:
+    used = {number: bytearray(segment.blocks) for number, segment in store.segments.items()}
+    for topic in topics:
+        for index in range(len(topic.chain)):
+            place = topic.chain.place(index)
+            used[place.segment][place.block] = 1
+    for number, segment in store.segments.items():
+        store.set_free(segment, [block for block, taken in enumerate(used[number]) if not taken], fresh[number])
+
+
+def repair(loaded: Loaded) -> None:
+    """Cut torn tails, give up what was cut, and make all that was recovered durable."""
+    store = loaded.store
+    for recovery in loaded.recoveries:
+        _keep_aside(store, recovery)
+        if recovery.torn is not None:
+            topic = recovery.topic
+            segment = topic.segment
+            assert segment is not None
+            rest = topic.base + segment.block_bytes - topic.at
+            store.file(segment).write_at(bytes(rest), topic.at)
+        for _, place in recovery.cut:
+            _clear_slot(store, store.segments[place.segment], place.block)
+    for segment in store.segments.values():
+        store.file(segment).datasync()
+
+
+def _clear_slot(store: SegmentStore, segment: Segment, block: int) -> None:
+    store.file(segment).write_at(encode_slot(free_slot, segment.number, block), (block + 1) * slot_bytes)
+
+
+def _keep_aside(store: SegmentStore, recovery: TopicRecovery) -> None:
+    """Write the bytes of a torn tail to a `.broken` file; on a disk without room for it, go on without."""
+    pieces = recovery.torn_bytes()
+    if not any(pieces.values()):
+        return
+    (number, position), *_ = pieces
+    path = f"{store.folder}/segment-{number:08}-{position}.broken"
+    try:
+        file = store.vfs.open(path, create=True)
+        try:
+            file.truncate(0)
+            file.write_at(b"".join(pieces.values()), 0)
+            file.datasync()
+        finally:
+            file.close()
+    except OSError:
+        return
+
