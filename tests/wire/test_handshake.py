@@ -215,6 +215,16 @@ def test_an_acceptors_refusal_reaches_the_dialler_as_its_error() -> None:
     assert dialer.peer is acceptor.peer is None
 
 
+def test_a_refusal_always_fits_the_handshake() -> None:
+    """However long the name that a certificate shows, and in whatever script, the words of refusal arrive."""
+    secure = standing(secure=True)
+    dialer, acceptor = pair(
+        node(2), node(1), at_acceptor=lambda hello: judge(hello, secure, certificate_name="\U0001f419" * 5000)
+    )
+    run(dialer, acceptor)
+    assert isinstance(dialer.error, BadCertificate)
+
+
 def test_a_diallers_refusal_reaches_the_acceptor_as_its_first_frame() -> None:
     """A wiped node learns it also from a member that dials it."""
     dialer, acceptor = pair(

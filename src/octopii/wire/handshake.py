@@ -25,11 +25,13 @@ peers are empty, and how a member reaches a node that is about to join.
 
 import enum
 from collections.abc import Callable, Mapping, Set
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from octopii.errors import BadCertificate, OctopiiError, RefusedError, RemovedNode, WipedNode, WrongCluster
-from octopii.wire.codec import Address, Buffer, Identifier, Number, Text, decoded, short_text
+from octopii.wire.codec import Address, Buffer, Identifier, Number, decoded, short_text
 from octopii.wire.frames import (
     DEFAULT_MAX_FRAME_BYTES,
     MAX_HANDSHAKE_FRAME_BYTES,
@@ -50,6 +52,9 @@ from octopii.wire.frames import (
 )
 
 STORAGE_ID_BYTES = 16
+MAX_REFUSAL_CHARACTERS = 500
+"""Longest text of a refusal: in any script it fits a frame of the handshake."""
+
 THE_GROUP = 1
 """Number of the one Raft group that a node has today."""
 
@@ -111,7 +116,7 @@ class Refusal(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """The payload of a REFUSAL frame; `node_id` is who refuses (0: a client)."""
 
     kind: RefusalKind
-    text: Text
+    text: Annotated[str, Meta(max_length=MAX_REFUSAL_CHARACTERS)]
     node_id: Number = 0
 
 
@@ -200,7 +205,7 @@ def judge(
 
 
 def _refuse(standing: Standing, kind: RefusalKind, text: str) -> Refusal:
-    return Refusal(kind, short_text(text), standing.node_id)
+    return Refusal(kind, short_text(text)[:MAX_REFUSAL_CHARACTERS], standing.node_id)
 
 
 def _judge_certificate(hello: Hello, standing: Standing, name: str | None) -> Refusal | None:
@@ -298,8 +303,7 @@ class Handshake:
 
     def refuse(self, kind: RefusalKind, text: str) -> bytes:
         """Turn the other side away before it said anything (a node that is busy, say); return what to send."""
-        refusal = Refusal(kind, short_text(text), self._hello.node_id)
-        self.error = error_of_refusal(refusal)
+        self.error = error_of_refusal(Refusal(kind, text, self._hello.node_id))
         return self._own_greeting(GreetingStatus.REFUSED, text)
 
     def receive(self, data: bytes) -> bytes:
