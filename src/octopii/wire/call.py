@@ -68,6 +68,20 @@ from octopii.wire.requests import (
     error_of,
 )
 
+__all__ = [
+    "Action",
+    "CallLimits",
+    "CallMachine",
+    "Connect",
+    "Disconnect",
+    "Fail",
+    "LinkLimits",
+    "Resolve",
+    "Result",
+    "Send",
+    "unwrap",
+]
+
 NONCE_BYTES = 16
 MAX_TIMEOUT_NS = 2**62
 
@@ -192,11 +206,14 @@ class CallMachine:
         """Ask the state machine; return the call's id. Raises `Overloaded`, `ShuttingDown`."""
         timeout = min(max(deadline - now, 0.0) * 1e9, MAX_TIMEOUT_NS)
         request = Query(request_id=0, consistency=consistency, command=command, timeout_ns=int(timeout))
-        return self._new_single(request, len(command), deadline)
+        return self.ask(request, deadline=deadline, size=len(command))
 
-    def ask(self, request: Request, *, deadline: float) -> int:
+    def ask(self, request: Request, *, deadline: float, size: int = 0) -> int:
         """Send any other request (its number is chosen here); return the call's id. Raises as `query` does."""
-        return self._new_single(request, 0, deadline)
+        call = self._new_call([], size, deadline)
+        call.carrier = Single(call=call, template=request)
+        self._courier.submit(call.carrier)
+        return call.id
 
     def cancel(self, call_id: int) -> None:
         """Nobody waits for this call any more; whether it will be applied is open unless it was never sent."""
@@ -219,12 +236,6 @@ class CallMachine:
         if deadline < self._first_deadline:
             self._first_deadline = deadline
         return call
-
-    def _new_single(self, request: Request, size: int, deadline: float) -> int:
-        call = self._new_call([], size, deadline)
-        call.carrier = Single(call=call, template=request)
-        self._courier.submit(call.carrier)
-        return call.id
 
     # --- what happens -------------------------------------------------------------------------------------------
 
