@@ -232,7 +232,7 @@ def _is_method(node: ast.stmt) -> bool:
 def names(source: Source) -> Iterator[Violation]:
     """No `utils.py` and no `Manager`: neither says what it owns."""
     stem = source.path.rsplit("/", 1)[-1]
-    if stem in ("utils.py", "util.py", "helpers.py", "common.py", "misc.py"):
+    if stem in ("utils.py", "util.py", "helpers.py", "misc.py"):
         yield Violation(source.path, 1, "names", f"{stem} says nothing about what it holds")
     for node in ast.walk(source.tree):
         if isinstance(node, ast.ClassDef) and "Manager" in node.name:

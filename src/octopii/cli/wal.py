@@ -20,14 +20,16 @@ from rich.table import Table
 from rich.text import Text
 
 from octopii.errors import CorruptLogError, OffsetTrimmedError
-from octopii.walrus import Entry
-from octopii.walrus.inspect import Damage, ReadOnlyLog, TopicFacts
+from octopii.walrus.inspect import ReadOnlyLog, TopicFacts
+from octopii.walrus.reader import Entry
+from octopii.walrus.verify import Damage, damage_of
 
 EXIT_DAMAGED = 1
 
 _read_bytes = 1 << 20  # of one read while dumping: bounds memory, whatever the log's length
 _preview_characters = 96
 _poll_seconds = 0.2
+_rest_share = 4  # a look at a log of very many blocks takes long: rest so many times as long
 
 PathArgument = Annotated[str, typer.Argument(metavar="PATH", help="The log's folder.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line instead of text for people.")]
@@ -95,7 +97,7 @@ def dump(
 @app.command()
 def verify(path: PathArgument, as_json: JsonOption = False) -> None:
     """Read every byte that counts and compare the checksums: status 1 and each place where there is damage."""
-    with _open(path) as log:
+    with _open(path, as_json=as_json) as log:
         with _progress("verifying", hidden=False) as report:
             damage = log.verify(report)
         facts = log.topics()
@@ -123,6 +125,7 @@ def tail(
     """Print the last entries of all topics, or of those given, and with -f those that follow."""
     with _open(path) as log:
         shown: dict[str, int] = {}
+        took = 0.0
         while True:
             for facts in _chosen(log.topics(), topic, may_be_missing=follow):
                 first = max(facts.first_offset, facts.next_offset - lines) if not shown.get(facts.name) else 0
@@ -135,15 +138,17 @@ def tail(
             if not follow:
                 return
             sys.stdout.flush()
-            time.sleep(_poll_seconds)
+            time.sleep(max(_poll_seconds, _rest_share * took))
+            start_of_look = time.perf_counter()
             log.refresh()
+            took = time.perf_counter() - start_of_look
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _open(path: str) -> Iterator[ReadOnlyLog]:
+def _open(path: str, *, as_json: bool = False) -> Iterator[ReadOnlyLog]:
     """The log, closed afterwards; damage that is met on the way is reported and ends the program with status 1."""
     if not os.path.isdir(path):
         raise FileNotFoundError(f"there is no folder {path}")
@@ -155,8 +160,7 @@ def _open(path: str) -> Iterator[ReadOnlyLog]:
             log.close()
     except CorruptLogError as error:
         sys.stdout.flush()
-        found = Damage(path=error.path, position=error.position, topic=error.topic, problem=str(error))
-        _report_damage(found, as_json=False)
+        _report_damage(damage_of(error), as_json=as_json)
         raise typer.Exit(EXIT_DAMAGED) from error
 
 
