@@ -5,7 +5,6 @@ kills it with SIGKILL at a random moment, opens the log again and compares, entr
 in the same log.
 """
 
-import contextlib
 import hashlib
 import random
 import subprocess
@@ -56,7 +55,7 @@ def demo(
     rounds: Annotated[int, typer.Option(min=1, help="How often the writer is killed.")] = 5,
 ) -> None:
     """Watch a log survive `kill -9` of its writer: every acknowledged entry is there again."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     console.print(
         "[bold]A program appends to a write-ahead log and is killed with SIGKILL in mid-stream, again and again.[/]\n"
         f"Topics: {', '.join(TOPICS)}. Each append is acknowledged once it is on disk (fdatasync has returned).\n"
@@ -90,7 +89,8 @@ def demo(
 
 def _run_writer(folder: str, seconds: float, acknowledged: dict[str, int]) -> None:
     """Start a writer, note what it was promised, and kill it after `seconds`, counted from its first entry."""
-    command = [sys.executable, "-m", "octopii.cli.demo", folder]
+    program = "import sys; from octopii.cli.demo import write_until_killed; write_until_killed(sys.argv[1])"
+    command = [sys.executable, "-c", program, folder]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
         try:
@@ -137,8 +137,3 @@ def _summary(found: dict[str, int]) -> Table:
     for topic, count in found.items():
         table.add_row(topic, f"{count:,}")
     return table
-
-
-if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
-        write_until_killed(sys.argv[1])
