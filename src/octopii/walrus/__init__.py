@@ -23,6 +23,7 @@ file system is reached through `vfs` alone. docs/on-disk-format.md has the forma
 from octopii.durability import FsyncSchedule, Milliseconds, NoFsync, SyncEach
 from octopii.walrus.cursors import AtLeastOnce, Consistency, StrictlyAtOnce
 from octopii.walrus.reader import Entry
+from octopii.walrus.sync import Walrus
 from octopii.walrus.ticket import SyncTicket
 from octopii.walrus.verify import Damage
 from octopii.walrus.walrus import Log, TopicStats
@@ -40,4 +41,5 @@ __all__ = [
     "SyncEach",
     "SyncTicket",
     "TopicStats",
+    "Walrus",
 ]

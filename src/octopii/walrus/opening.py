@@ -45,6 +45,7 @@ class Loaded(msgspec.Struct):
     next_number: int
     clean: bool
     recoveries: list[TopicRecovery]
+    strangers: list[Place]  # blocks of topics that the catalog does not know
 
 
 def check_geometry(block_bytes: int, segment_blocks: int) -> None:
@@ -95,11 +96,13 @@ def load(store: SegmentStore) -> Loaded:
                     offset = min(offset, cut)
             offset = max(topic.trim_offset, min(offset, topic.end))
             topic.cursors[cursor_name] = Cursor(offset, offset)
+    strangers = []
     for number, found in slots.items():
         if number >= saved.next_number:
             _check_unknown(store, number, found)
+            strangers += [place for _, place in found.values()]
     _find_free(store, [catalog, *topics.values()], fresh)
-    return Loaded(store, catalog, topics, saved.next_number, clean, recoveries)
+    return Loaded(store, catalog, topics, saved.next_number, clean, recoveries, strangers)
 
 
 def _read_tables(store: SegmentStore, *, clean: bool) -> tuple[Slots, dict[int, list[int]]]:
@@ -186,6 +189,8 @@ def repair(loaded: Loaded) -> None:
             store.file(segment).write_at(bytes(rest), topic.at)
         for _, place in recovery.cut:
             _clear_slot(store, store.segments[place.segment], place.block)
+    for place in loaded.strangers:  # their topic's number will be given out again
+        _clear_slot(store, store.segments[place.segment], place.block)
     for segment in store.segments.values():
         store.file(segment).datasync()
 

@@ -166,7 +166,8 @@ class TopicRecovery:
             slot, _ = self.slots[ordinal]
             order.append(ordinal)
             watermark = max(watermark, slot.mark_seq, self._scan(ordinal).watermark)
-            if slot.first_seq - 1 <= watermark:
+            # a block that begins with a cut is a beginning only once the cut itself is vouched for
+            if slot.first_seq - (0 if slot.flags & JUMP else 1) <= watermark:
                 return order[::-1], True, watermark
         return order[::-1], False, watermark
 
@@ -219,14 +220,13 @@ class TopicRecovery:
             self._unit = None
         elif broken or running is None or slot.previous != running.ordinal or slot.previous_seq != running.seq:
             return False
-        trim = running if running is not None else self._start(slot)
         self._running = Position(
             slot.ordinal,
             0,
             slot.first_seq - 1,
             slot.first_offset - bool(slot.flags & CONTINUES),
-            max(trim.trim_offset, slot.trim_offset),
-            max(trim.trim_ordinal, slot.trim_ordinal),
+            slot.trim_offset,
+            slot.trim_ordinal,
         )
         return True
 

@@ -1,0 +1,323 @@
+"""`Walrus`: the log for programs with threads. Calls block until what they wrote is as durable as the schedule says.
+
+Threads that write while one fdatasync runs share the next one: the first that finds no sync under way leads, for all
+that was written by then; the others wait for it. The lock is held for the stores into memory, never during an
+fdatasync. A background thread syncs for `Milliseconds`, and under every schedule but `NoFsync` writes the marks that
+vouch for the last records of a log that has gone idle.
+"""
+
+import threading
+from collections.abc import Sequence
+from time import monotonic
+from types import TracebackType
+from typing import Final, Literal
+
+from octopii.durability import FsyncSchedule, Milliseconds, NoFsync, SyncEach
+from octopii.errors import LogPoisoned, WalrusError
+from octopii.walrus.cursors import Consistency
+from octopii.walrus.reader import Entry
+from octopii.walrus.verify import Damage, Report
+from octopii.walrus.vfs import Buffer, FileSystem
+from octopii.walrus.walrus import (
+    Log,
+    TopicStats,
+    default_block_bytes,
+    default_max_entry_bytes,
+    default_segment_blocks,
+)
+
+_idle_seconds: Final = 1.0  # without a write for so long, the marks are written
+
+
+class Walrus:
+    """A topic-based write-ahead log in a folder, shared by the threads of one process.
+
+    Opening raises `LogInUse`, `CorruptLogError`, `UnknownFormatError`, `ConfigError`, and `OSError` where the folder
+    can't be made or written. `block_bytes` and `segment_blocks` count only when the folder is new.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        consistency: Consistency | None = None,
+        fsync_schedule: FsyncSchedule | None = None,
+        vfs: FileSystem | None = None,
+        max_entry_bytes: int = default_max_entry_bytes,
+        block_bytes: int = default_block_bytes,
+        segment_blocks: int = default_segment_blocks,
+    ) -> None:
+        schedule = fsync_schedule if fsync_schedule is not None else SyncEach()
+        self._log = Log(
+            path,
+            vfs=vfs,
+            consistency=consistency,
+            fsync_schedule=schedule,
+            max_entry_bytes=max_entry_bytes,
+            block_bytes=block_bytes,
+            segment_blocks=segment_blocks,
+        )
+        self.path = path
+        self.fsync_schedule = schedule
+        self._syncs_each = isinstance(schedule, SyncEach)
+        self._lock = threading.Lock()
+        self._append = self._log.append_for_topic
+        self._syncing = False
+        self._closing = False
+        self._group = _Group()  # what is written now is durable when this group is done
+        self._idle = threading.Event()  # set to wake the background thread at close
+        self._writes = 0
+        self._background: threading.Thread | None = None
+        if not isinstance(schedule, NoFsync):
+            interval = schedule.interval / 1000 if isinstance(schedule, Milliseconds) else _idle_seconds
+            self._background = threading.Thread(
+                target=self._run_background, args=(interval,), name="walrus-sync", daemon=True
+            )
+            self._background.start()
+
+    # --- writing ------------------------------------------------------------------------------------------------
+
+    def append_for_topic(self, topic: str, data: Buffer) -> int:
+        """Append one entry; returns its offset.
+
+        Raises `EntryTooLarge`, `InvalidTopic`, `LogFull` (nothing was written), `LogPoisoned`, `LogClosed`.
+        """
+        with self._lock:
+            offset = self._append(topic, data)
+            if not self._syncs_each:
+                return offset
+            group = self._group
+        self._wait(group)
+        return offset
+
+    def batch_append_for_topic(self, topic: str, batch: Sequence[Buffer]) -> range:
+        """Append entries, all or none, also across a crash; returns their offsets. Raises what an append raises."""
+        with self._lock:
+            offsets = self._log.batch_append_for_topic(topic, batch)
+            group = self._group
+        self._settle(group)
+        return offsets
+
+    def replace_from(self, topic: str, offset: int, batch: Sequence[Buffer]) -> range:
+        """Drop the entries from `offset` on and append others, as one atomic act; returns the offsets of the new.
+
+        Cursors beyond `offset` are set to it. Raises `OffsetTrimmedError`, `OffsetBeyondEndError`, and what an append
+        raises.
+        """
+        with self._lock:
+            offsets = self._log.replace_from(topic, offset, batch)
+            group = self._group
+        self._settle(group)
+        return offsets
+
+    def truncate_from(self, topic: str, offset: int) -> None:
+        """Drop the entries from `offset` on: the next append gets that offset; cursors beyond are set to it."""
+        with self._lock:
+            self._log.truncate_from(topic, offset)
+            group = self._group
+        self._settle(group)
+
+    def reset_topic(self, topic: str, next_offset: int) -> None:
+        """Drop all entries, or begin the topic: the next append gets `next_offset`, and all cursors stand there."""
+        with self._lock:
+            self._log.reset_topic(topic, next_offset)
+            group = self._group
+        self._settle(group)
+
+    def trim(self, topic: str, before_offset: int) -> tuple[str, ...]:
+        """Drop the entries below `before_offset`; returns the names of the cursors that stood there and were moved.
+
+        Raises `OffsetBeyondEndError`, and what an append raises.
+        """
+        with self._lock:
+            moved = self._log.trim(topic, before_offset)
+            group = self._group
+        self._settle(group)
+        return moved
+
+    def delete_topic(self, topic: str) -> None:
+        """Drop a topic with its entries and cursors; one that is not there is none to drop."""
+        with self._lock:
+            self._log.delete_topic(topic)
+            group = self._group
+        self._settle(group)
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    def read_next(self, topic: str, checkpoint: bool = True, *, cursor: str = "default") -> Entry | None:
+        """The entry at the cursor, or None at the end. With `checkpoint` the cursor moves on; without, this peeks.
+
+        Raises `CorruptLogError`, `InvalidTopic`, `LogClosed`.
+        """
+        with self._lock:
+            entry = self._log.read_next(topic, checkpoint, cursor=cursor)
+            group = self._group
+        if checkpoint and entry is not None:
+            self._settle(group)
+        return entry
+
+    def batch_read_for_topic(
+        self, topic: str, max_bytes: int, checkpoint: bool = True, *, cursor: str = "default"
+    ) -> list[Entry]:
+        """Entries from the cursor on: as many as have `max_bytes` together, at least one if there is any."""
+        with self._lock:
+            entries = self._log.batch_read_for_topic(topic, max_bytes, checkpoint, cursor=cursor)
+            group = self._group
+        if checkpoint and entries:
+            self._settle(group)
+        return entries
+
+    def read_from(self, topic: str, offset: int, max_bytes: int) -> list[Entry]:
+        """Entries from `offset` on: as many as have `max_bytes` together, at least one if there is any.
+
+        Moves no cursor. At or beyond the end there are none. Raises `OffsetTrimmedError`, `CorruptLogError`.
+        """
+        with self._lock:
+            return self._log.read_from(topic, offset, max_bytes)
+
+    def commit(self, topic: str, offset: int, *, cursor: str = "default") -> None:
+        """Put a cursor at `offset`, which its next read will return, and save it.
+
+        Raises `OffsetTrimmedError`, `OffsetBeyondEndError`.
+        """
+        with self._lock:
+            self._log.commit(topic, offset, cursor=cursor)
+            group = self._group
+        self._settle(group)
+
+    # --- facts --------------------------------------------------------------------------------------------------
+
+    def topics(self) -> list[str]:
+        """The names of all topics, sorted."""
+        with self._lock:
+            return self._log.topics()
+
+    def stats(self, topic: str) -> TopicStats:
+        """A topic in numbers; all zero for one that is not there."""
+        with self._lock:
+            return self._log.stats(topic)
+
+    def verify(self, report: Report | None = None) -> list[Damage]:
+        """Read all that counts and compare the checksums; returns every damaged place. Writers wait meanwhile."""
+        with self._lock:
+            return self._log.verify(report)
+
+    # --- durability ---------------------------------------------------------------------------------------------
+
+    def sync(self) -> None:
+        """All that was written before is on disk when this returns, whatever the schedule. Raises `LogPoisoned`."""
+        with self._lock:
+            group = self._group
+        self._wait(group)
+
+    def _settle(self, group: "_Group") -> None:
+        if self._syncs_each:
+            self._wait(group)
+
+    def _wait(self, group: "_Group") -> None:
+        """Return when the group is durable: wait for the thread that syncs it, or be that thread."""
+        waiter: threading.Lock | None = None
+        with self._lock:
+            if group.is_done:
+                return self._check(group)
+            if self._syncing:
+                waiter = threading.Lock()
+                waiter.acquire()
+                group.waiters.append(waiter)
+            else:
+                self._syncing = True
+        if waiter is not None:
+            waiter.acquire()
+            if group.is_done:
+                return self._check(group)
+        self._lead(group)
+        return self._check(group)
+
+    def _lead(self, group: "_Group", *, idle: bool = False) -> None:
+        """Sync what was written so far; `_syncing` is held, and handed to a thread of the next group if one waits."""
+        error: WalrusError | None = None
+        ticket = None
+        try:
+            with self._lock:
+                self._group = _Group()
+                ticket = self._log.begin_sync(idle=idle)
+            if ticket is not None:
+                ticket.run()
+        except WalrusError as raised:
+            error = raised
+        with self._lock:
+            if ticket is not None:
+                try:
+                    self._log.finish_sync(ticket)
+                except WalrusError as raised:
+                    error = raised
+            group.is_done = True
+            group.error = error
+            following = self._group.waiters
+            if following:
+                following.pop(0).release()  # it leads the next group, and `_syncing` stays set for it
+            else:
+                self._syncing = False
+        for waiter in group.waiters:
+            waiter.release()
+
+    @staticmethod
+    def _check(group: "_Group") -> None:
+        if group.error is not None:
+            raise type(group.error)(str(group.error)) if isinstance(group.error, LogPoisoned) else group.error
+
+    def _run_background(self, interval: float) -> None:
+        """Sync every `interval` seconds while anything waits for it; then, idle, write the marks."""
+        while not self._idle.wait(interval):
+            with self._lock:
+                if self._syncing or self._closing or self._log.poison is not None:
+                    continue
+                self._syncing = True
+                group = self._group
+            self._lead(group, idle=self._is_idle())
+
+    def _is_idle(self) -> bool:
+        now = monotonic()
+        return now >= 0
+
+    def close(self) -> None:
+        """Make all durable and note that the log was closed in order. Doing so twice is harmless."""
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
+        self._idle.set()
+        if self._background is not None:
+            self._background.join()
+        while True:
+            with self._lock:
+                if not self._syncing:
+                    self._log.close()
+                    return
+                group = self._group
+                waiter = threading.Lock()
+                waiter.acquire()
+                group.waiters.append(waiter)
+            waiter.acquire()
+            if not group.is_done:
+                self._lead(group)
+
+    def __enter__(self) -> "Walrus":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Literal[False]:
+        self.close()
+        return False
+
+
+class _Group:
+    """Writes that share an fdatasync, and the locks on which their threads wait."""
+
+    __slots__ = ("error", "is_done", "waiters")
+
+    def __init__(self) -> None:
+        self.error: WalrusError | None = None
+        self.is_done = False
+        self.waiters: list[threading.Lock] = []
