@@ -162,6 +162,11 @@ class RawNode:
         """The commit index."""
         return self._state.log.committed
 
+    @property
+    def conf_state(self) -> ConfState:
+        """The membership in force."""
+        return self._state.conf
+
     def match_index(self, node_id: int) -> int:
         """How far a member's log is known to match; 0 unless this node leads and knows it."""
         progress = self._state.progress.get(node_id)
