@@ -1,0 +1,201 @@
+"""How a node comes to be in a cluster: meeting its peers, founding, admitting storages, following addresses.
+
+Founding, step by step. The initial leader meets its peers and waits until a majority of the configured members is known
+to be empty. It then writes entry 1 (cluster id, addresses, storage ids), by which it is the only voter, and only when
+that is on disk, that it belongs to the new cluster: a crash between leaves a node that is still empty. It elects itself
+and brings the others in with one membership change. No call is taken until that change is in force, so that nothing is
+ever acknowledged on one disk alone. Should two nodes found a cluster each, only one of the two can bring a majority in.
+"""
+
+import logging
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from octopii.errors import RefusedError, RemovedNode, WipedNode, WrongCluster
+from octopii.raft import (
+    ChangeOperation,
+    ConfState,
+    Entry,
+    EntryKind,
+    HardState,
+    MembershipChange,
+    MembershipStep,
+    ProposalDropped,
+    Transition,
+)
+from octopii.replica.identity import Founding, Membership
+from octopii.replica.roster import Roster, members_of
+from octopii.wire.codec import AdmitStorage, EntryPayload, UpdateAddress, encode_entry, encode_members
+from octopii.wire.handshake import Hello
+
+if TYPE_CHECKING:
+    from octopii.replica.replica import Replica
+
+logger = logging.getLogger("octopii.replica")
+
+CLUSTER_ID_BYTES = 16
+
+
+class PeerFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a peer said of itself in the handshake."""
+
+    node_id: int
+    storage_id: bytes
+    cluster_id: bytes
+    address: str
+    last_index: int
+    last_term: int
+    python_minor: int = 0
+
+
+def facts_of(hello: Hello) -> PeerFacts:
+    """What a node's hello says of it."""
+    return PeerFacts(
+        node_id=hello.node_id,
+        storage_id=hello.storage_id,
+        cluster_id=hello.cluster_id,
+        address=hello.address,
+        last_index=hello.last_index,
+        last_term=hello.last_term,
+        python_minor=hello.python_minor,
+    )
+
+
+class Joining:
+    """The meeting part of one replica."""
+
+    def __init__(self, replica: "Replica", founding: Founding | None) -> None:
+        self._replica = replica
+        self._founding = founding
+        self._acknowledged: dict[int, int] = {}  # what a peer's log was known to hold when its connection broke
+        self.peers: dict[int, PeerFacts] = {}
+        self.quarantined: dict[int, str] = {}
+
+    # --- meeting ------------------------------------------------------------------------------------------------
+
+    def met(self, facts: PeerFacts) -> None:
+        """A handshake with a peer succeeded."""
+        replica = self._replica
+        self.peers[facts.node_id] = facts
+        replica.warnings.pop(f"refused-by-{facts.node_id}", None)
+        self._check_log_of(facts)
+        if self._founding is not None:
+            try:
+                self._founding.heard(facts.node_id, storage_id=facts.storage_id, cluster_id=facts.cluster_id)
+            except RefusedError as error:
+                self._founding = None
+                replica.refuse(error)
+        if replica.leadership.is_leader:
+            self._learn_about(facts)
+
+    def _check_log_of(self, facts: PeerFacts) -> None:
+        """A member whose log ends before what it acknowledged has lost durable entries: it must not vote or count."""
+        replica = self._replica
+        acknowledged = self._acknowledged.pop(facts.node_id, 0)
+        if not replica.leadership.is_leader or facts.last_index >= acknowledged:
+            self.quarantined.pop(facts.node_id, None)
+            return
+        text = (
+            f"node {facts.node_id} has acknowledged entry {acknowledged}, but its log now ends at {facts.last_index}: "
+            "its disk lost durable data. Remove it from the cluster and add it anew with an empty folder and a new id"
+        )
+        self.quarantined[facts.node_id] = text
+        replica.warn(f"quarantine-{facts.node_id}", text)
+
+    def lost(self, peer: int) -> None:
+        """The connection to a peer broke."""
+        if self._replica.leadership.is_leader:
+            self._acknowledged[peer] = self._replica.raft.match_index(peer)
+
+    def refused_by(self, peer: int, error: RefusedError) -> None:
+        """A peer does not want to talk to this node."""
+        replica = self._replica
+        if isinstance(error, WipedNode | RemovedNode):
+            replica.refuse(error)
+            return
+        hint = ""
+        if isinstance(error, WrongCluster) and replica.leadership.is_leader and not self.complete:
+            hint = (
+                ". Was another node started as initial leader, too? Then empty one of the two folders, and start again"
+            )
+        replica.warn(f"refused-by-{peer}", f"node {peer} refuses node {replica.config.node_id}: {error}{hint}")
+
+    def leadership_changed(self) -> None:
+        """What was acknowledged, and who had lost it, is for the leader of the term to say."""
+        self._acknowledged.clear()
+        for node_id in self.quarantined:
+            self._replica.warnings.pop(f"quarantine-{node_id}", None)
+        self.quarantined.clear()
+        if self._replica.leadership.is_leader:
+            self._lead()
+
+    def _learn_about(self, facts: PeerFacts) -> None:
+        """As leader: put into the log what the handshake said and the roster does not know yet."""
+        replica = self._replica
+        member = replica.applying.roster.members.get(facts.node_id)
+        if member is None:
+            return
+        if not member.storage_id and facts.storage_id:
+            replica.calls.system(AdmitStorage(facts.node_id, facts.storage_id), replica.now)
+        if facts.address and member.address != facts.address:
+            replica.calls.system(UpdateAddress(facts.node_id, facts.address), replica.now)
+
+    def _lead(self) -> None:
+        """This node leads now: catch up with what it knows of its peers and of itself."""
+        replica, config = self._replica, self._replica.config
+        own = replica.applying.roster.members.get(config.node_id)
+        if own is not None and own.address != config.advertised_addr:
+            replica.calls.system(UpdateAddress(config.node_id, config.advertised_addr), replica.now)
+        for node_id in sorted(replica.connected):
+            if node_id in self.peers:
+                self._learn_about(self.peers[node_id])
+
+    # --- founding -----------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Found the cluster when it may be founded; go on with bringing the others in."""
+        founding = self._founding
+        if founding is not None and founding.may_found and self._replica.identity.empty:
+            self._founding = None
+            self._found(founding, self._replica.rng.randbytes(CLUSTER_ID_BYTES))
+        if self._replica.leadership.is_leader and not self.complete:
+            self._bring_in()
+
+    def adopted(self) -> None:
+        """The node joined a cluster that another node founded."""
+        self._founding = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether all founding members are in the membership; calls wait until then."""
+        conf = self._replica.conf_state
+        return self._replica.applying.roster.members.keys() <= {*conf.voters, *conf.learners, *conf.learners_next}
+
+    def _found(self, founding: Founding, cluster_id: bytes) -> None:
+        replica = self._replica
+        found = founding.entry(cluster_id)
+        data = encode_entry(EntryPayload(replica.wall, [found]))
+        replica.store.append([Entry(term=1, index=1, kind=EntryKind.NORMAL, data=data)])
+        replica.store.save_hard_state(HardState(term=1, vote=0))
+        roster = Roster()
+        roster.found(cluster_id, members_of(found.members))
+        conf_state = ConfState(voters=[replica.config.node_id])
+        replica.identity.save_membership(Membership(index=1, conf_state=conf_state, roster=roster))
+        replica.writes.sync_now()
+        replica.identity.adopt(cluster_id)
+        replica.writes.sync_now()
+        logger.info("node %d founds cluster %s", replica.config.node_id, cluster_id.hex())
+        replica.founded()
+
+    def _bring_in(self) -> None:
+        """Make all founding members voters with one joint change; tried until it is in the log."""
+        replica = self._replica
+        conf = replica.conf_state
+        missing = sorted(replica.applying.roster.members.keys() - {*conf.voters, *conf.learners})
+        steps = [MembershipStep(ChangeOperation.ADD_VOTER, peer) for peer in missing]
+        change = MembershipChange(transition=Transition.AUTO, steps=steps, context=encode_members([]))
+        try:
+            replica.raft.propose_membership(change)
+        except ProposalDropped:
+            return

@@ -1,0 +1,137 @@
+"""Who this node is: its storage's own number, the cluster it belongs to, and how a cluster is founded.
+
+Each folder gets a random storage id when it is first opened. A folder is *empty* until it belongs to a cluster, either
+because it founded one or because a leader of one appended to it. An empty node neither votes nor campaigns.
+
+Founding. The initial leader waits until a majority of the configured members, itself included, is known to be empty:
+then nobody else can have a majority to found another cluster with. One peer that belongs to a cluster already is an
+error: either this node was wiped, or an address is wrong.
+
+The topic `membership` keeps the newest committed membership with the roster, so that a node that restarts knows whom to
+talk to, and which quorum counts, before anything is committed anew. It is on disk before the node acknowledges anything
+behind the change: else a node that forgot, in a restart, that a change was committed could be elected by the old quorum
+while the next change has already been committed by the new one.
+"""
+
+import msgspec
+
+from octopii.config import Config
+from octopii.errors import ConfigError, RefusedError
+from octopii.raft import ConfState
+from octopii.replica.roster import Roster
+from octopii.walrus import Log
+from octopii.wire.codec import Found, MemberFact
+
+
+class Identity(msgspec.Struct, array_like=True, frozen=True):
+    """What the topic `identity` says; `cluster_id` is empty while the node belongs to no cluster."""
+
+    node_id: int
+    storage_id: bytes
+    cluster_id: bytes = b""
+
+
+class Membership(msgspec.Struct, array_like=True, frozen=True):
+    """The membership as of entry `index`, which is committed; `roster` has the addresses as of entry `applied`."""
+
+    index: int
+    conf_state: ConfState
+    roster: Roster
+    applied: int = 0
+
+
+class IdentityStore:
+    """The topics `identity` and `membership` of one node."""
+
+    def __init__(self, log: Log, *, prefix: str, node_id: int, new_storage_id: bytes) -> None:
+        self._walrus = log
+        self._identity_topic = f"{prefix}/identity"
+        self._membership_topic = f"{prefix}/membership"
+        self.identity = Identity(node_id, new_storage_id)
+        identity = _last(log, self._identity_topic)
+        if identity is None:
+            self._save_identity(self.identity)
+        else:
+            self.identity = msgspec.msgpack.decode(identity, type=Identity)
+        if self.identity.node_id != node_id:
+            raise ConfigError(
+                f"the folder {log.path} belongs to node {self.identity.node_id}, not to node {node_id}: "
+                "give each node a folder of its own",
+                field="wal_dir",
+            )
+        membership = _last(log, self._membership_topic)
+        self.membership = None if membership is None else msgspec.msgpack.decode(membership, type=Membership)
+
+    @property
+    def empty(self) -> bool:
+        """Whether the node belongs to no cluster yet."""
+        return not self.identity.cluster_id
+
+    def forget_membership(self) -> None:
+        """Begin anew: nothing that was written counts, because the node never came to belong to a cluster."""
+        self.membership = None
+
+    def adopt(self, cluster_id: bytes) -> None:
+        """Belong to a cluster from now on; durable with the next sync. Raises `LogFull`."""
+        self._save_identity(msgspec.structs.replace(self.identity, cluster_id=cluster_id))
+
+    def _save_identity(self, identity: Identity) -> None:
+        _replace(self._walrus, self._identity_topic, msgspec.msgpack.encode(identity))
+        self.identity = identity
+
+    def save_membership(self, membership: Membership) -> None:
+        """Keep the newest membership; durable with the next sync. Raises `LogFull`."""
+        _replace(self._walrus, self._membership_topic, msgspec.msgpack.encode(membership))
+        self.membership = membership
+
+
+class Founding:
+    """Whether the initial leader may found its cluster yet."""
+
+    def __init__(self, config: Config, *, storage_id: bytes) -> None:
+        self._config = config
+        self._storage_id = storage_id
+        self._empty_peers: dict[int, bytes] = {}
+
+    def heard(self, peer: int, *, storage_id: bytes, cluster_id: bytes) -> None:
+        """A configured peer has said what it is; raises `RefusedError` when it already belongs to a cluster."""
+        if peer not in self._config.peers:
+            return
+        if cluster_id:
+            raise RefusedError(
+                f"node {self._config.node_id} is to found a cluster (is_initial_leader), but node {peer} at "
+                f"{self._config.peers[peer]} already belongs to cluster {cluster_id.hex()}. If this node lost its "
+                "disk, start it under a new id and add it as a learner; if the address is wrong, correct it"
+            )
+        self._empty_peers[peer] = storage_id
+
+    @property
+    def may_found(self) -> bool:
+        """Whether a majority of the members, this one included, is known to be empty."""
+        members = len(self._config.peers) + 1
+        return 2 * (len(self._empty_peers) + 1) > members
+
+    def entry(self, cluster_id: bytes) -> Found:
+        """What entry 1 says; the first member is the founder, who is the only voter to begin with."""
+        config = self._config
+        founder = MemberFact(config.node_id, config.advertised_addr, self._storage_id)
+        others = [
+            MemberFact(peer, address, self._empty_peers.get(peer, b""))
+            for peer, address in sorted(config.peers.items())
+        ]
+        return Found(cluster_id=cluster_id, members=[founder, *others])
+
+
+def _last(log: Log, topic: str) -> bytes | None:
+    """The topic's newest record, or None."""
+    if topic not in log.topics():
+        return None
+    last = log.next_offset(topic) - 1
+    return log.read_from(topic, last, 1)[0].data if last >= log.first_offset(topic) else None
+
+
+def _replace(log: Log, topic: str, record: bytes) -> None:
+    """Append a record and let go of all but the one before it: that one counts until this one is durable."""
+    offset = log.append_for_topic(topic, record, urgent=True)
+    if offset > 1:
+        log.trim(topic, offset - 1)

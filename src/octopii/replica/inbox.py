@@ -1,0 +1,115 @@
+"""What other nodes say, after the handshake has made sure who they are, and what a replica does about it."""
+
+import logging
+from typing import TYPE_CHECKING
+
+from octopii.errors import LogFull, RemovedNode
+from octopii.raft import Message, MessageType
+from octopii.replica.work import PeerOrigin, PeerOutput
+from octopii.wire import requests
+
+if TYPE_CHECKING:
+    from octopii.replica.replica import Replica
+
+logger = logging.getLogger("octopii.replica")
+
+
+class Inbox:
+    """The listening part of one replica."""
+
+    def __init__(self, replica: "Replica") -> None:
+        self._replica = replica
+
+    def receive(self, peer: int, message: PeerOutput) -> None:
+        """Take one message."""
+        replica = self._replica
+        if isinstance(message, Message):
+            self._receive_raft(peer, message)
+        elif isinstance(message, requests.Pulse):
+            replica.vitals.heard(
+                peer, wall=message.wall, own_wall=replica.wall, disk_low=message.disk_low, now=replica.now
+            )
+        elif isinstance(message, requests.Forward):
+            replica.calls.take_forwarded(peer, message, replica.now)
+        elif isinstance(message, requests.ForwardRefused):
+            replica.calls.forward_refused(message)
+        elif isinstance(message, requests.Relay):
+            replica.request(PeerOrigin(peer), message.request)
+        elif isinstance(message, requests.Relayed):
+            replica.admin.relayed(message)
+        elif isinstance(message, requests.Removed):
+            self._was_removed(message.index)
+        else:
+            self._receive_snapshot_message(peer, message)
+
+    # --- Raft ---------------------------------------------------------------------------------------------------
+
+    def _receive_raft(self, peer: int, message: Message) -> None:
+        replica = self._replica
+        if replica.refused is not None or message.sender != peer or message.to != replica.config.node_id:
+            return
+        if peer in replica.applying.roster.removed and message.type is not MessageType.APPEND_RESPONSE:
+            replica.outbox.send(peer, requests.Removed(replica.applying.applied_index))
+            return
+        if peer in replica.joining.quarantined:
+            return
+        if replica.identity.empty and not self._adopt(peer, message.type):
+            return
+        if message.entries and replica.disk.critical:
+            free = replica.disk.free
+            replica.warn("disk", f"the disk is full ({free} bytes free): entries from the leader are not taken")
+            return
+        replica.raft.step(message)
+
+    def _adopt(self, peer: int, kind: MessageType) -> bool:
+        """An empty node belongs to the cluster of its first append; until then it hears nothing else."""
+        replica = self._replica
+        facts = replica.joining.peers.get(peer)
+        if facts is None or not facts.cluster_id or kind not in (MessageType.APPEND, MessageType.SNAPSHOT):
+            return False
+        try:
+            replica.identity.adopt(facts.cluster_id)
+        except LogFull:
+            return False
+        replica.writes.must_sync()
+        replica.joining.adopted()
+        logger.info("node %d joins cluster %s", replica.config.node_id, facts.cluster_id.hex())
+        return True
+
+    def _was_removed(self, index: int) -> None:
+        node_id = self._replica.config.node_id
+        self._replica.refuse(
+            RemovedNode(f"node {node_id} was removed from the cluster (by entry {index} at the latest)")
+        )
+
+    # --- snapshots ----------------------------------------------------------------------------------------------
+
+    def _receive_snapshot_message(self, peer: int, message: PeerOutput) -> None:
+        replica = self._replica
+        if replica.refused is not None:
+            return
+        if isinstance(message, requests.SnapshotOffer):
+            self._offered(peer, message)
+        elif isinstance(message, requests.SnapshotChunk):
+            replica.receiver.chunk(peer, message)
+        elif isinstance(message, requests.SnapshotResume):
+            replica.senders.resume(peer, message, replica.now)
+        elif isinstance(message, requests.SnapshotProgress):
+            replica.senders.progress(peer, message, replica.now)
+        elif isinstance(message, requests.SnapshotDone):
+            replica.senders.done(peer, message)
+        elif isinstance(message, requests.SnapshotRefused):
+            logger.warning("node %d refused a snapshot: %s", peer, message.text)
+            replica.senders.refused(peer)
+
+    def _offered(self, peer: int, offer: requests.SnapshotOffer) -> None:
+        replica = self._replica
+        if replica.identity.empty and not self._adopt(peer, MessageType.SNAPSHOT):
+            return
+        if offer.term < replica.raft.term:
+            return  # from a leader that is none any more
+        if replica.disk.free < offer.size + replica.config.disk_reserve_bytes:
+            text = f"node {replica.config.node_id} has no room for {offer.size} bytes ({replica.disk.free} free)"
+            replica.outbox.send(peer, requests.SnapshotRefused(text))
+            return
+        replica.receiver.offered(peer, offer, committed=replica.raft.committed)

@@ -1,0 +1,161 @@
+"""Work for the apply thread: what the replica hands out and what comes back.
+
+The replica itself never calls the user's code. It hands out jobs in order; whoever drives it (a thread in production,
+an event in the simulator) runs them one at a time, in that order, with `Applier.run`, and brings each result back to
+`Replica.job_done`. A `SnapshotView` is the one exception: it may run beside later jobs.
+"""
+
+from typing import TypeAlias
+
+import msgspec
+
+from octopii.raft import ConfState, Entry
+from octopii.replica.roster import Roster
+from octopii.replica.sessions import Session
+from octopii.state_machine import SnapshotSource
+from octopii.wire.codec import Answer, MemberFact
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What a membership entry led to, and what it said of the members that it added."""
+
+    conf_state: ConfState
+    added: list[MemberFact]
+
+
+class ApplyJob(msgspec.Struct, frozen=True):
+    """Committed entries, in order, and by index what the membership entries among them led to (entry 1 is one)."""
+
+    entries: list[Entry]
+    changes: dict[int, Change]
+
+
+class QueryJob(msgspec.Struct, frozen=True):
+    """Questions to ask of the state as it is then; `token` is the replica's own and comes back with the answers."""
+
+    token: int
+    commands: list[bytes]
+
+
+class SnapshotJob(msgspec.Struct, frozen=True):
+    """Capture the state as it is then."""
+
+    reason: str
+
+
+class RestoreJob(msgspec.Struct, frozen=True):
+    """Replace the state by a snapshot: `manifest` and the verified bytes of its payload."""
+
+    manifest: "Manifest"
+    data: memoryview
+
+
+Job: TypeAlias = ApplyJob | QueryJob | SnapshotJob | RestoreJob
+
+
+class Manifest(msgspec.Struct, kw_only=True, frozen=True):
+    """What a snapshot is, beside its payload: everything but the user's bytes.
+
+    `checksum` is the XXH3-64 of the payload, `size` its length in bytes, `time` the applied time in nanoseconds.
+    """
+
+    index: int
+    term: int
+    conf_state: ConfState
+    roster: Roster
+    time: int
+    sessions: list[Session]
+    machine_version: int
+    size: int = 0
+    checksum: int = 0
+
+    @property
+    def file_name(self) -> str:
+        """Name of the payload's file in the node's folder."""
+        return f"snapshot-{self.index:020d}-{self.term:010d}"
+
+
+# --- results ----------------------------------------------------------------------------------------------------
+
+
+class GroupAnswered(msgspec.Struct, frozen=True):
+    """A group of calls was reached in the log; `answers` is None when it was refused as unknown or stale."""
+
+    session: int
+    first: int
+    answers: list[Answer] | None
+    expired: bool = False
+
+
+class OpenedSession(msgspec.Struct, frozen=True):
+    """A session was opened for `nonce`; `session` is None when the table was full."""
+
+    nonce: bytes
+    session: int | None
+
+
+class LocalFailure(msgspec.Struct, frozen=True):
+    """This replica cannot go on applying: `reason` is for people, `index` the entry that it happened at."""
+
+    index: int
+    reason: str
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """Result of an `ApplyJob`: all entries up to `index` count as applied.
+
+    `slow` lists (index, command bytes, seconds) of commands over the limit; `roster` is a copy when it changed, and
+    `conf_state` the membership that goes with it; `sessions` counts the open ones;
+    `wants_compaction` tells whether time matters to the machine.
+    """
+
+    index: int
+    term: int
+    time: int
+    entry_bytes: int
+    answers: list[GroupAnswered]
+    opened: list[OpenedSession]
+    compacted: list[int]
+    slow: list[tuple[int, int, float]]
+    conf_state: ConfState
+    roster: Roster | None
+    sessions: int
+    wants_compaction: bool
+    failure: LocalFailure | None
+
+
+class Queried(msgspec.Struct, frozen=True):
+    """Result of a `QueryJob`: one answer per question."""
+
+    token: int
+    answers: list[Answer]
+    failure: LocalFailure | None
+
+
+class SnapshotView(msgspec.Struct, frozen=True):
+    """A captured state: consume `source` at once, or, when it is frozen, beside later jobs."""
+
+    manifest: Manifest
+    source: SnapshotSource
+
+
+class SnapshotFailed(msgspec.Struct, frozen=True):
+    """The machine's `snapshot` raised, or its result could not be written; the log is kept and it is tried again."""
+
+    reason: str
+
+
+class SnapshotWritten(msgspec.Struct, frozen=True):
+    """The payload is on disk under its name; the manifest, with size and checksum, is not yet."""
+
+    manifest: Manifest
+
+
+class Restored(msgspec.Struct, frozen=True):
+    """Result of a `RestoreJob`."""
+
+    manifest: Manifest
+    failure: LocalFailure | None
+
+
+Result: TypeAlias = Applied | Queried | SnapshotView | SnapshotFailed | SnapshotWritten | Restored
