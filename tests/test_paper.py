@@ -58,6 +58,13 @@ def test_a_request_with_a_stale_term_changes_nothing() -> None:
     assert (peer.term, peer.leader, peer.terms()) == (5, 2, [])
 
 
+def test_an_acknowledgement_of_an_old_term_counts_for_nothing() -> None:
+    """A leader takes no answer of an earlier term for one of its own, though its log is as long again (5.1)."""
+    cluster = led(THREE, "campaign 2", "stabilize", "campaign 1", "stabilize", "isolate 2", "isolate 3", "propose 1 x")
+    cluster.do("step 1 append-reply sender=2 term=1 index=4", "step 1 append-reply sender=2 term=2 index=4")
+    assert (cluster.peers[1].term, cluster.peers[1].last_index, cluster.peers[1].commit) == (3, 4, 3)
+
+
 def test_a_stale_candidate_gets_no_vote() -> None:
     """RequestVote: reply false if its term is smaller than the current one (figure 2)."""
     cluster = run(THREE, "step 1 heartbeat sender=2 term=5", "step 1 vote sender=3 term=4 index=9 log_term=4")
@@ -340,6 +347,14 @@ def test_backing_up_takes_one_round_trip_per_term() -> None:
     assert appends <= 6
 
 
+def test_a_stale_refusal_moves_nothing_back() -> None:
+    """A refusal that was delayed or doubled does not undo what was acknowledged since (5.3, 5.5)."""
+    cluster = led(THREE, "propose 1 a", "propose 1 b", "stabilize")
+    cluster.do("step 1 append-reply sender=2 term=1 reject index=1 reject_hint=0")
+    peer = cluster.peers[1].raw.status().peers[2]
+    assert (peer.match, peer.next) == (3, 4)
+
+
 # --- paper 5.4: safety
 
 
@@ -406,6 +421,14 @@ def test_figure_8_e() -> None:
     assert cluster.peers[5].role is not LEADER
     cluster.do("restart 1", "elect 2", "stabilize")
     assert [peer.terms()[:3] for peer in cluster.live()] == [[1, 2, 4]] * 5
+
+
+def test_a_committed_entry_is_never_replaced() -> None:
+    """What is committed stays (5.4.3): an append that says otherwise is answered with how far the log is committed."""
+    cluster = led(THREE, "propose 1 x", "stabilize", "step 2 append sender=3 term=2 index=0 log_term=0 entries=2,2")
+    assert (cluster.peers[2].terms(), cluster.peers[2].commit) == ([1, 1], 2)
+    (answer,) = cluster.flight("2>3")
+    assert (answer.reject, answer.index) == (False, 2)
 
 
 # --- paper 5.5: crashes and repeated requests

@@ -91,6 +91,25 @@ def test_one_change_at_a_time() -> None:
     assert sorted(cluster.peers[1].voters()) == [1, 2, 3, 4]
 
 
+def test_a_new_leader_waits_for_the_change_it_inherits() -> None:
+    """A change in a new leader's log may yet be committed: it starts none before that one is applied (thesis 4.1)."""
+    cluster = led(
+        "cluster 1 2 3 blank=4,5 pre_vote=0 check_quorum=0", "cut 1 3", "member 1 +4", "deliver 1>2", "crash 1"
+    )
+    cluster.do("campaign 2", "deliver 2>3", "deliver 3>2", "member 2 +5")
+    assert cluster.peers[2].role is LEADER
+    assert cluster.peers[2].terms() == [1, 1, 2]
+
+
+def test_a_restarted_server_uses_no_membership_that_is_two_changes_old() -> None:
+    """Quorums of memberships two changes apart need not overlap: all changes but the last come first (thesis 4.1)."""
+    cluster = led("cluster 1 2 3 blank=4,5 pre_vote=0 check_quorum=0", "cut 1 2", "member 1 +4", "stabilize", "tick 1")
+    cluster.do("stabilize", "member 1 +5", "stabilize", "tick 1", "stabilize", "crash 3", "restart 3")
+    cluster.do("cut 3 1", "cut 3 4", "cut 3 5", "campaign 3", "stabilize", "propose 1 x", "stabilize")
+    assert cluster.peers[3].role is not LEADER
+    assert cluster.peers[1].commit == 4
+
+
 def test_a_removed_leader_leads_until_the_change_is_committed() -> None:
     """A leader that is not in the new configuration steps down once it has committed it (paper 6, thesis 4.2.2)."""
     cluster = led(THREE, "propose 1 x", "member 1 -1")
@@ -273,6 +292,15 @@ def test_a_lease_allows_reads_for_an_election_timeout() -> None:
     assert cluster.peers[1].lease_read() is None
 
 
+def test_a_restarted_voter_keeps_the_leases_it_forgot() -> None:
+    """A voter that restarts grants no vote for an election timeout: it may have confirmed a lease before (6.4.1)."""
+    cluster = led(CAREFUL + " lockstep=1", "tick all", "stabilize", "crash 2", "restart 2")
+    cluster.do("step 2 vote sender=3 term=2 index=9 log_term=1", "step 2 prevote sender=3 term=2 index=9 log_term=1")
+    assert (cluster.peers[2].term, cluster.kinds("2>3")) == (1, [])
+    cluster.do("grace", "step 2 vote sender=3 term=2 index=9 log_term=1")
+    assert cluster.kinds("2>3") == ["vote-reply"]
+
+
 def test_a_lease_ends_when_a_transfer_starts() -> None:
     """A leader that hands over gives up its lease first: the next one may be elected within it (thesis 6.4.1)."""
     cluster = led(
@@ -310,6 +338,15 @@ def test_a_pre_vote_is_granted_only_to_an_up_to_date_log() -> None:
     assert max(peer.term for peer in cluster.live()) == 2
 
 
+def test_pre_votes_of_an_earlier_round_count_for_nothing() -> None:
+    """A pre-vote speaks of the term that was asked for, and of no later one (thesis 9.6)."""
+    cluster = run(
+        "cluster 1 2 3 4 5 pre_vote=1 check_quorum=0", "campaign 1", "deliver 1>2 1>3", "isolate 4", "isolate 5"
+    )
+    cluster.do("step 1 heartbeat sender=4 term=1", "campaign 1", "lose 1>2 all", "lose 1>3 all", "deliver 2>1 3>1")
+    assert (cluster.peers[1].role, cluster.peers[1].term) == (Role.PRE_CANDIDATE, 1)
+
+
 # --- thesis 10.2: performance without loss of safety
 
 
@@ -321,6 +358,20 @@ def test_the_leader_writes_in_parallel_with_its_followers() -> None:
     assert cluster.peers[1].commit == 1
     cluster.do("deliver 1>3", "deliver 3>1")
     assert cluster.peers[1].commit == 2
+
+
+def test_a_write_of_entries_that_were_replaced_counts_for_nothing() -> None:
+    """A write whose entries are being replaced on disk makes nothing stable, though they come back (10.2.1)."""
+    cluster = run(
+        "cluster 1 2 3 4 5 pre_vote=0 check_quorum=0", "step 1 append sender=2 term=2 index=0 log_term=0 entries=2"
+    )
+    cluster.do("hold 1 persist")
+    for sender, term, entry in ((2, 2, 2), (3, 3, 3), (4, 4, 2)):
+        cluster.do(f"step 1 append sender={sender} term={term} index=1 log_term=2 entries={entry}")
+    for _ in range(3):
+        assert cluster.peers[1].terms() == [2, 2]
+        cluster.do("persist 1")
+    assert cluster.peers[1].terms() == [2, 2]
 
 
 def test_entries_are_pipelined() -> None:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 Check = Callable[[], None]
 
 
@@ -96,7 +98,7 @@ def fails(check: Check) -> bool:
     """Return whether the check fails, by an assertion or by any error."""
     try:
         check()
-    except Exception:  # noqa: BLE001 - a bug may show as any error
+    except (Exception, pytest.fail.Exception):  # noqa: BLE001 - a bug may show as any error
         return True
     return False
 

@@ -249,7 +249,7 @@ def _restart(cluster: Cluster, words: list[str]) -> None:
         if peer.node is None:
             peer.start()
             cluster.note(f"{peer.id} is up: {cluster.outline(peer)}")
-            cluster.after(peer, None)
+            cluster.after(peer, cluster.outline(peer))
 
 
 # --- the network
