@@ -25,6 +25,7 @@ class WalrusLog:
         """Drop all entries, so that the next ones go to blocks which were used before, as in a log that is trimmed."""
         for topic in self.log.topics():
             self.log.trim(topic, self.log.stats(topic).next_offset)
+        self.log.sync()  # what was trimmed is free once the trim is on disk
 
     def close(self) -> None:
         self.log.close()
