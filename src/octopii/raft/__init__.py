@@ -70,6 +70,7 @@ from octopii.raft.messages import (
 from octopii.raft.progress import ProgressState
 from octopii.raft.raw_node import (
     ChangeInProgress,
+    ChangeRefused,
     NotLeader,
     PeerStatus,
     ProposalDropped,
@@ -93,6 +94,7 @@ from octopii.raft.storage import (
 __all__ = [
     "ChangeInProgress",
     "ChangeOperation",
+    "ChangeRefused",
     "Compacted",
     "ConfState",
     "Entry",

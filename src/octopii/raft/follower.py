@@ -1,9 +1,17 @@
 """What a follower does (paper, sections 5.2 and 5.3): take appends, heartbeats and snapshots, pass reads on."""
 
-from octopii.raft.candidate import campaign
+from octopii.raft.candidate import campaign, may_campaign
 from octopii.raft.log import RaftLog
-from octopii.raft.membership import members_of
-from octopii.raft.messages import Message, MessageType, Snapshot
+from octopii.raft.messages import (
+    APPEND,
+    APPEND_RESPONSE,
+    HEARTBEAT,
+    HEARTBEAT_RESPONSE,
+    SNAPSHOT,
+    TIMEOUT_NOW,
+    Message,
+    Snapshot,
+)
 from octopii.raft.state import RaftState
 from octopii.raft.storage import Compacted, Unavailable
 
@@ -11,26 +19,23 @@ from octopii.raft.storage import Compacted, Unavailable
 def step_follower(state: RaftState, message: Message) -> None:
     """Handle a message of the current term."""
     kind = message.type
-    if kind is MessageType.APPEND:
+    if kind is APPEND:
         follow(state, message.sender)
         handle_append(state, message)
-    elif kind is MessageType.HEARTBEAT:
+    elif kind is HEARTBEAT:
         follow(state, message.sender)
         handle_heartbeat(state, message)
-    elif kind is MessageType.SNAPSHOT:
+    elif kind is SNAPSHOT:
         follow(state, message.sender)
         handle_snapshot(state, message)
-    elif kind is MessageType.TIMEOUT_NOW:
+    elif kind is TIMEOUT_NOW and may_campaign(state):
         # The leader asks for it, so there is nothing to be gained by asking for pre-votes first.
-        if state.promotable:
-            campaign(state, transfer=True)
-    elif kind is MessageType.READ_INDEX_RESPONSE:
-        state.reads.held.clear()
+        campaign(state, transfer=True)
 
 
 def follow(state: RaftState, leader: int) -> None:
     """Note who leads this term, and that it was just heard."""
-    state.election_elapsed = 0
+    state.election_elapsed = state.ticks_since_leader = 0
     state.leader = leader
 
 
@@ -48,7 +53,7 @@ def handle_append(state: RaftState, message: Message) -> None:
     hint = log.find_conflict_by_term(message.index, message.log_term)
     state.send(
         Message(
-            type=MessageType.APPEND_RESPONSE,
+            type=APPEND_RESPONSE,
             to=message.sender,
             index=message.index,
             reject=True,
@@ -61,7 +66,7 @@ def handle_append(state: RaftState, message: Message) -> None:
 def handle_heartbeat(state: RaftState, message: Message) -> None:
     """Learn the commit index, as far as the leader knows that this log matches; answer the round."""
     state.log.commit_to(message.commit)
-    state.send(Message(type=MessageType.HEARTBEAT_RESPONSE, to=message.sender, index=message.index))
+    state.send(Message(type=HEARTBEAT_RESPONSE, to=message.sender, index=message.index))
 
 
 def handle_snapshot(state: RaftState, message: Message) -> None:
@@ -74,11 +79,12 @@ def handle_snapshot(state: RaftState, message: Message) -> None:
 
 
 def restore(state: RaftState, snapshot: Snapshot) -> bool:
-    """Replace log and membership by a snapshot; False when it is old, or when the log holds its last entry."""
+    """Replace log and membership by a snapshot; False when it is old, or when the log holds its last entry.
+
+    The membership in it may lack this node: the entry that adds it can stand behind the snapshot.
+    """
     metadata, log = snapshot.metadata, state.log
     if metadata.index <= log.committed:
-        return False
-    if state.id not in members_of(metadata.conf_state):
         return False
     if log.matches(metadata.index, metadata.term):
         log.commit_to(metadata.index)
@@ -89,7 +95,7 @@ def restore(state: RaftState, snapshot: Snapshot) -> bool:
 
 
 def _acknowledge(state: RaftState, leader: int, index: int) -> None:
-    state.send(Message(type=MessageType.APPEND_RESPONSE, to=leader, index=index))
+    state.send(Message(type=APPEND_RESPONSE, to=leader, index=index))
 
 
 def term_or_zero(log: RaftLog, index: int) -> int:

@@ -1,9 +1,19 @@
 """What a leader does: replicate, commit, confirm reads, hand over (paper, sections 5.3, 5.4 and 8; thesis 3.10)."""
 
 from octopii.raft.membership import members_of
-from octopii.raft.messages import Entry, EntryKind, Message, MessageType, Role
-from octopii.raft.progress import Progress, ProgressState
-from octopii.raft.quorum import VoteResult
+from octopii.raft.messages import (
+    APPEND,
+    HEARTBEAT,
+    LEADER,
+    NORMAL,
+    READ_INDEX_RESPONSE,
+    SNAPSHOT,
+    TIMEOUT_NOW,
+    Entry,
+    Message,
+)
+from octopii.raft.progress import PROBE, REPLICATE, SNAPSHOTTING, Progress
+from octopii.raft.quorum import WON
 from octopii.raft.read_index import Read
 from octopii.raft.state import RaftState
 from octopii.raft.storage import Compacted, SnapshotTemporarilyUnavailable
@@ -18,7 +28,7 @@ kept_rounds = 64
 def take_office(state: RaftState) -> None:
     """Become leader, and append the empty entry that lets earlier terms' entries be committed (section 5.4.2)."""
     state.become_leader()
-    state.append_own([(EntryKind.NORMAL, b"")])
+    state.append_own([(NORMAL, b"")])
     broadcast_append(state)
 
 
@@ -43,7 +53,7 @@ def maybe_send_append(state: RaftState, to: int, *, send_if_empty: bool) -> bool
         previous_term = log.term(previous)
         entries: list[Entry] = []
         # With a full window only empty appends go out: should all that is under way be lost, their answers show it.
-        if previous < log.last_index() and not (progress.state is ProgressState.REPLICATE and progress.inflights.full):
+        if previous < log.last_index() and not (progress.state is REPLICATE and progress.inflights.full):
             entries = log.entries(progress.next, state.config.max_message_bytes)
     except Compacted:
         return _maybe_send_snapshot(state, to, progress)
@@ -51,7 +61,7 @@ def maybe_send_append(state: RaftState, to: int, *, send_if_empty: bool) -> bool
         return False
     state.send(
         Message(
-            type=MessageType.APPEND,
+            type=APPEND,
             to=to,
             index=previous,
             log_term=previous_term,
@@ -65,24 +75,24 @@ def maybe_send_append(state: RaftState, to: int, *, send_if_empty: bool) -> bool
 
 
 def _maybe_send_snapshot(state: RaftState, to: int, progress: Progress) -> bool:
-    """Start a snapshot towards a member that is there to take it."""
+    """Start a snapshot towards a member that is there to take it, and has not all of it."""
     if not progress.recent_active:
         return False
     try:
-        metadata = state.snapshot_metadata()
+        snapshot = state.log.storage.snapshot()
     except SnapshotTemporarilyUnavailable:
         return False
-    if metadata.index == 0:
+    if snapshot.metadata.index <= progress.match:
         return False
-    progress.become_snapshot(metadata.index)
-    state.send(Message(type=MessageType.SNAPSHOT, to=to, snapshot=state.log.storage.snapshot()))
+    progress.become_snapshot(snapshot.metadata.index)
+    state.send(Message(type=SNAPSHOT, to=to, snapshot=snapshot))
     return True
 
 
 def force_snapshot(state: RaftState, to: int) -> bool:
     """Send a member a snapshot although the log might reach it."""
     progress = state.progress.get(to)
-    if progress is None or progress.state is ProgressState.SNAPSHOT:
+    if progress is None or progress.state is SNAPSHOTTING or to == state.id:
         return False
     progress.recent_active = True
     return _maybe_send_snapshot(state, to, progress)
@@ -133,14 +143,14 @@ def _match_moved(progress: Progress, index: int) -> bool:
     """Take the acknowledgement; also when it only confirms, in a probe, what was known."""
     if progress.maybe_update(index):
         return True
-    return progress.match == index and progress.state is ProgressState.PROBE
+    return progress.match == index and progress.state is PROBE
 
 
 def _leave_state(state: RaftState, progress: Progress, index: int) -> None:
     """Go on to streaming where the answer shows that the logs meet."""
-    if progress.state is ProgressState.PROBE:
+    if progress.state is PROBE:
         progress.become_replicate()
-    elif progress.state is ProgressState.SNAPSHOT:
+    elif progress.state is SNAPSHOTTING:
         if progress.match + 1 >= state.log.first_index():  # whether by the snapshot or by other means
             progress.become_probe()
             progress.become_replicate()
@@ -154,7 +164,7 @@ def _handle_reject(state: RaftState, message: Message, progress: Progress) -> No
     if message.log_term > 0:
         hint = state.log.find_conflict_by_term(message.reject_hint, message.log_term)
     if progress.maybe_decrease(message.index, hint):
-        if progress.state is ProgressState.REPLICATE:
+        if progress.state is REPLICATE:
             progress.become_probe()
         maybe_send_append(state, message.sender, send_if_empty=True)
 
@@ -171,7 +181,7 @@ def broadcast_heartbeat(state: RaftState) -> None:
     for node_id, progress in state.progress.items():
         if node_id != state.id:
             commit = min(progress.match, state.log.committed)
-            state.send(Message(type=MessageType.HEARTBEAT, to=node_id, index=number, commit=commit))
+            state.send(Message(type=HEARTBEAT, to=node_id, index=number, commit=commit))
     _confirm_rounds(state)
 
 
@@ -182,7 +192,7 @@ def handle_heartbeat_response(state: RaftState, message: Message) -> None:
         return
     progress.recent_active = True
     progress.paused = False
-    if progress.match < state.log.last_index() or progress.state is ProgressState.PROBE:
+    if progress.match < state.log.last_index() or progress.state is PROBE:
         maybe_send_append(state, message.sender, send_if_empty=True)
     acked = state.reads.acked
     acked[message.sender] = max(acked.get(message.sender, 0), message.index)
@@ -194,12 +204,12 @@ def _confirm_rounds(state: RaftState) -> None:
     reads = state.reads
     acked = reads.acked
     candidates = sorted({number for number in acked.values() if number > reads.confirmed_round}, reverse=True)
-    if not candidates and len(state.progress) > 1 and state.quorum_of({state.id: True}) is not VoteResult.WON:
+    if not candidates and len(state.progress) > 1 and state.quorum_of({state.id: True}) is not WON:
         return
     for number in candidates or [reads.round]:
         votes = {node_id: True for node_id, newest in acked.items() if newest >= number}
         votes[state.id] = True
-        if state.quorum_of(votes) is VoteResult.WON:
+        if state.quorum_of(votes) is WON:
             if number in state.round_sent:
                 state.lease_start = state.round_sent[number]
             for read in reads.confirm(number):
@@ -215,28 +225,29 @@ def lease_holds(state: RaftState, now: float) -> bool:
     A follower counts its election timeout in whole ticks from the moment the heartbeat reached it, so that one tick
     less than the timeout is certain.
     """
-    if state.role is not Role.LEADER or state.transferee or state.lease_start is None or not committed_in_term(state):
+    if state.role is not LEADER or state.transferee or state.lease_given_up or state.lease_start is None:
         return False
     config = state.config
+    if not (config.check_quorum and config.lease_reads and committed_in_term(state)):
+        return False
     length = (config.election_ticks - 1) * config.tick_seconds * (1 - config.lease_drift)
-    return config.check_quorum and state.lease_start <= now < state.lease_start + length
+    return state.lease_start <= now < state.lease_start + length
 
 
 def take_read(state: RaftState, read: Read) -> None:
-    """Serve a read as leader."""
+    """Serve a read as leader; beyond the limit it is forgotten, and whoever asked asks again."""
     if not committed_in_term(state):
-        state.reads.held.append(read)
+        state.reads.hold(read)
         return
     read = Read(read.node_id, read.context, state.log.committed)
-    if state.quorum_of({state.id: True}) is VoteResult.WON:
+    if state.quorum_of({state.id: True}) is WON:
         answer_read(state, read)
     elif state.reads.add(read):
         broadcast_heartbeat(state)
 
 
 def _release_held_reads(state: RaftState) -> None:
-    held, state.reads.held = state.reads.held, []
-    for read in held:
+    for read in state.reads.release():
         take_read(state, read)
 
 
@@ -245,9 +256,7 @@ def answer_read(state: RaftState, read: Read) -> None:
     if read.node_id == state.id:
         state.read_states.append(read)
     else:
-        state.send(
-            Message(type=MessageType.READ_INDEX_RESPONSE, to=read.node_id, index=read.index, context=read.context)
-        )
+        state.send(Message(type=READ_INDEX_RESPONSE, to=read.node_id, index=read.index, context=read.context))
 
 
 # --- handing over -----------------------------------------------------------------------------------------------
@@ -267,8 +276,13 @@ def begin_transfer(state: RaftState, transferee: int) -> None:
 
 
 def send_timeout_now(state: RaftState, to: int) -> None:
-    """Tell a voter to campaign at once."""
-    state.send(Message(type=MessageType.TIMEOUT_NOW, to=to))
+    """Tell a voter to campaign at once.
+
+    It may do so at any later time, and the others will vote for it whatever they promised: no lease in this term any
+    more, also when the transfer is given up.
+    """
+    state.lease_given_up = True
+    state.send(Message(type=TIMEOUT_NOW, to=to))
 
 
 def has_active_quorum(state: RaftState) -> bool:
@@ -278,7 +292,7 @@ def has_active_quorum(state: RaftState) -> bool:
         if not progress.is_learner:
             votes[node_id] = progress.recent_active or node_id == state.id
         progress.recent_active = False
-    return state.quorum_of(votes) is VoteResult.WON
+    return state.quorum_of(votes) is WON
 
 
 def membership_changed(state: RaftState) -> None:
@@ -293,14 +307,14 @@ def membership_changed(state: RaftState) -> None:
         for node_id in state.progress:
             if node_id != state.id:
                 maybe_send_append(state, node_id, send_if_empty=False)
-    if state.transferee and state.transferee not in members_of(state.conf):
+    if state.transferee not in state.conf.voters and state.transferee not in state.conf.voters_outgoing:
         state.transferee = 0
 
 
 def snapshot_reported(state: RaftState, node_id: int, *, ok: bool) -> None:
     """A snapshot on its way has arrived or failed: probe, and wait for a sign of life before sending."""
     progress = state.progress.get(node_id)
-    if progress is None or progress.state is not ProgressState.SNAPSHOT:
+    if progress is None or progress.state is not SNAPSHOTTING:
         return
     if not ok:
         progress.pending_snapshot = 0
@@ -311,5 +325,5 @@ def snapshot_reported(state: RaftState, node_id: int, *, ok: bool) -> None:
 def peer_unreachable(state: RaftState, node_id: int) -> None:
     """Sending failed: what is under way is probably lost."""
     progress = state.progress.get(node_id)
-    if progress is not None and progress.state is ProgressState.REPLICATE:
+    if progress is not None and progress.state is REPLICATE:
         progress.become_probe()

@@ -18,11 +18,22 @@ class Role(enum.IntEnum):
     LEADER = 3
 
 
+# What is compared for every message has a name of its own: reading `Role.LEADER` costs seven times as much as a global.
+FOLLOWER = Role.FOLLOWER
+PRE_CANDIDATE = Role.PRE_CANDIDATE
+CANDIDATE = Role.CANDIDATE
+LEADER = Role.LEADER
+
+
 class EntryKind(enum.IntEnum):
     """What an entry holds: the user's bytes (none in the entry that opens a term), or a membership change."""
 
     NORMAL = 0
     MEMBERSHIP = 1
+
+
+NORMAL = EntryKind.NORMAL
+MEMBERSHIP = EntryKind.MEMBERSHIP
 
 
 class Entry(msgspec.Struct, array_like=True, gc=False):
@@ -45,10 +56,11 @@ class HardState(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class SoftState(msgspec.Struct, frozen=True, gc=False):
-    """What is worth telling but need not be kept: who leads (0 for nobody known) and what this node is."""
+    """What is worth telling but need not be kept: who leads (0 for nobody known), what this node is, in which term."""
 
     leader: int
     role: Role
+    term: int
 
 
 class ConfState(msgspec.Struct, array_like=True):
@@ -130,6 +142,20 @@ class MessageType(enum.IntEnum):
     TIMEOUT_NOW = 10
     READ_INDEX = 11
     READ_INDEX_RESPONSE = 12
+
+
+APPEND = MessageType.APPEND
+APPEND_RESPONSE = MessageType.APPEND_RESPONSE
+HEARTBEAT = MessageType.HEARTBEAT
+HEARTBEAT_RESPONSE = MessageType.HEARTBEAT_RESPONSE
+VOTE_REQUEST = MessageType.VOTE_REQUEST
+VOTE_RESPONSE = MessageType.VOTE_RESPONSE
+PRE_VOTE_REQUEST = MessageType.PRE_VOTE_REQUEST
+PRE_VOTE_RESPONSE = MessageType.PRE_VOTE_RESPONSE
+SNAPSHOT = MessageType.SNAPSHOT
+TIMEOUT_NOW = MessageType.TIMEOUT_NOW
+READ_INDEX = MessageType.READ_INDEX
+READ_INDEX_RESPONSE = MessageType.READ_INDEX_RESPONSE
 
 
 class Message(msgspec.Struct, array_like=True, kw_only=True, gc=False):

@@ -19,6 +19,11 @@ class ProgressState(enum.Enum):
     SNAPSHOT = "snapshot"
 
 
+PROBE = ProgressState.PROBE
+REPLICATE = ProgressState.REPLICATE
+SNAPSHOTTING = ProgressState.SNAPSHOT
+
+
 class Inflights:
     """The appends that were sent to a member and not answered yet, bounded in messages and bytes."""
 
@@ -79,7 +84,7 @@ class Progress:
     def __init__(self, *, match: int, next_index: int, is_learner: bool, inflights: Inflights) -> None:
         self.match = match
         self.next = next_index
-        self.state = ProgressState.PROBE
+        self.state = PROBE
         self.pending_snapshot = 0
         self.recent_active = False
         self.paused = False
@@ -95,19 +100,19 @@ class Progress:
 
     def become_probe(self) -> None:
         """Ask again where the logs meet; after a snapshot not before its end."""
-        pending = self.pending_snapshot if self.state is ProgressState.SNAPSHOT else 0
-        self._become(ProgressState.PROBE)
+        pending = self.pending_snapshot if self.state is SNAPSHOTTING else 0
+        self._become(PROBE)
         self.next = max(self.match + 1, pending + 1)
         self.sent_commit = min(self.sent_commit, self.next - 1)
 
     def become_replicate(self) -> None:
         """The logs meet at `match`: stream."""
-        self._become(ProgressState.REPLICATE)
+        self._become(REPLICATE)
         self.next = self.match + 1
 
     def become_snapshot(self, index: int) -> None:
         """A snapshot that ends at `index` is on its way."""
-        self._become(ProgressState.SNAPSHOT)
+        self._become(SNAPSHOTTING)
         self.pending_snapshot = index
         self.next = index + 1
         self.sent_commit = index
@@ -123,13 +128,13 @@ class Progress:
 
     def maybe_decrease(self, rejected: int, hint: int) -> bool:
         """Take a rejection of the append behind index `rejected`; False when it is stale."""
-        if self.state is ProgressState.REPLICATE:
+        if self.state is REPLICATE:
             if rejected <= self.match:
                 return False
             self.next = self.match + 1
             self.sent_commit = min(self.sent_commit, self.next - 1)
             return True
-        if self.next - 1 != rejected:
+        if self.next - 1 != rejected or self.state is SNAPSHOTTING:
             return False
         self.next = max(min(rejected, hint + 1), self.match + 1)
         self.sent_commit = min(self.sent_commit, self.next - 1)
@@ -139,13 +144,11 @@ class Progress:
     @property
     def is_paused(self) -> bool:
         """Whether nothing may be sent now."""
-        if self.state is ProgressState.REPLICATE:
-            return self.paused
-        return self.paused if self.state is ProgressState.PROBE else True
+        return self.paused or self.state is SNAPSHOTTING
 
     def sent(self, entries: int, size: int) -> None:
         """An append with so many entries and bytes went out."""
-        if self.state is ProgressState.REPLICATE:
+        if self.state is REPLICATE:
             if entries:
                 self.next += entries
                 self.inflights.add(self.next - 1, size)

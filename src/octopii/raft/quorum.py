@@ -19,6 +19,11 @@ class VoteResult(enum.Enum):
     LOST = "lost"
 
 
+PENDING = VoteResult.PENDING
+WON = VoteResult.WON
+LOST = VoteResult.LOST
+
+
 def committed_index(voters: Collection[int], match_of: Callable[[int], int]) -> int:
     """The highest index that a majority of `voters` has on disk; `match_of` gives each one's (0 for nothing known)."""
     if not voters:
@@ -36,18 +41,19 @@ def joint_committed_index(incoming: Collection[int], outgoing: Collection[int], 
 def vote_result(voters: Collection[int], votes: Mapping[int, bool]) -> VoteResult:
     """Where an election among `voters` stands, given the answers so far."""
     if not voters:
-        return VoteResult.WON
+        return WON
     majority = len(voters) // 2 + 1
     granted = sum(1 for voter in voters if votes.get(voter) is True)
     if granted >= majority:
-        return VoteResult.WON
+        return WON
     missing = sum(1 for voter in voters if voter not in votes)
-    return VoteResult.PENDING if granted + missing >= majority else VoteResult.LOST
+    return PENDING if granted + missing >= majority else LOST
 
 
 def joint_vote_result(incoming: Collection[int], outgoing: Collection[int], votes: Mapping[int, bool]) -> VoteResult:
     """Where an election stands that both sets must win."""
-    results = {vote_result(incoming, votes), vote_result(outgoing, votes)}
-    if VoteResult.LOST in results:
-        return VoteResult.LOST
-    return VoteResult.PENDING if VoteResult.PENDING in results else VoteResult.WON
+    result = vote_result(incoming, votes)
+    if result is LOST or not outgoing:
+        return result
+    other = vote_result(outgoing, votes)
+    return result if other is WON else other

@@ -4,7 +4,8 @@ from collections import deque
 
 import msgspec
 
-from octopii.raft.candidate import campaign, take_vote
+from octopii.errors import NotApplied
+from octopii.raft.candidate import campaign, may_campaign, take_vote
 from octopii.raft.leader import (
     begin_transfer,
     broadcast_append,
@@ -18,15 +19,19 @@ from octopii.raft.leader import (
     snapshot_reported,
     take_read,
 )
-from octopii.raft.membership import apply_change, is_joint, leaves_joint
+from octopii.raft.membership import InvalidChange, apply_change, is_joint, leaves_joint
 from octopii.raft.messages import (
+    CANDIDATE,
+    FOLLOWER,
+    LEADER,
+    MEMBERSHIP,
+    NORMAL,
+    READ_INDEX,
     ConfState,
     Entry,
-    EntryKind,
     HardState,
     MembershipChange,
     Message,
-    MessageType,
     Role,
     Snapshot,
     SoftState,
@@ -39,7 +44,7 @@ from octopii.raft.step import conclude, step
 from octopii.raft.storage import Storage
 
 
-class ProposalDropped(Exception):
+class ProposalDropped(NotApplied):
     """A proposal was not taken, and nothing of it will ever be in the log; subclasses say why."""
 
 
@@ -60,7 +65,11 @@ class TooManyUncommitted(ProposalDropped):
 
 
 class ChangeInProgress(ProposalDropped):
-    """Another membership change is not applied yet, or the change does not fit the present membership."""
+    """Another membership change is not applied yet, or has left a joint membership that has to be left first."""
+
+
+class ChangeRefused(ProposalDropped):
+    """The change makes no sense for the present membership."""
 
 
 class ReadState(msgspec.Struct, frozen=True, gc=False):
@@ -119,26 +128,15 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     read_states: list[ReadState]
 
 
-class _Written(msgspec.Struct, gc=False):
-    """What a Ready that is not on disk yet will mean once it is."""
-
-    number: int
-    term: int
-    last_index: int
-    last_term: int
-    snapshot_index: int
-    own_vote: bool
-
-
 class RawNode:
     """One Raft node without I/O, clock or threads."""
 
     def __init__(self, config: RaftConfig, storage: Storage) -> None:
         self._state = RaftState(config, storage)
         self._number = 0
-        self._written: deque[_Written] = deque()
+        self._own_votes: deque[tuple[int, int]] = deque()  # (number of the Ready, term), until on disk
         self._last_hard = HardState(term=self._state.term, vote=self._state.vote)
-        self._last_soft = SoftState(leader=0, role=Role.FOLLOWER)
+        self._last_soft = SoftState(leader=0, role=FOLLOWER, term=self._state.term)
 
     # --- facts --------------------------------------------------------------------------------------------------
 
@@ -170,7 +168,7 @@ class RawNode:
     def match_index(self, node_id: int) -> int:
         """How far a member's log is known to match; 0 unless this node leads and knows it."""
         progress = self._state.progress.get(node_id)
-        return progress.match if progress is not None and self._state.role is Role.LEADER else 0
+        return progress.match if progress is not None and self._state.role is LEADER else 0
 
     def peers(self) -> list[int]:
         """All members but this one."""
@@ -180,7 +178,7 @@ class RawNode:
         """Everything worth showing."""
         state = self._state
         peers = {}
-        if state.role is Role.LEADER:
+        if state.role is LEADER:
             for node_id, progress in state.progress.items():
                 peers[node_id] = PeerStatus(
                     match=progress.match,
@@ -217,9 +215,9 @@ class RawNode:
         """One tick has passed; `now` is a monotonic clock in seconds that goes on while the machine sleeps."""
         state = self._state
         state.now = now
-        state.ticks_since_start += 1
+        state.ticks_since_leader += 1
         state.election_elapsed += 1
-        if state.role is Role.LEADER:
+        if state.role is LEADER:
             self._tick_leader()
         elif state.election_elapsed >= state.randomized_timeout:
             state.election_elapsed = 0
@@ -243,11 +241,14 @@ class RawNode:
         step(self._state, message)
 
     def campaign(self) -> None:
-        """Stand for election, by pre-vote if configured; learners and nodes with membership unapplied do not."""
+        """Stand for election, by pre-vote if configured.
+
+        Nothing happens on a leader, a learner, a node that still has a membership change to apply, and, with leases, on
+        one that has heard a leader (or was restarted) less than `election_ticks` ago.
+        """
         state = self._state
-        if state.role is Role.LEADER or not state.promotable or state.log.has_unapplied_membership():
-            return
-        campaign(state, pre_vote=state.config.pre_vote)
+        if may_campaign(state) and not state.has_promised:
+            campaign(state, pre_vote=state.config.pre_vote)
 
     def propose(self, data: bytes) -> int:
         """Put an entry into the log; returns its index. Raises a `ProposalDropped`."""
@@ -257,14 +258,14 @@ class RawNode:
         """Put entries into the log, all or none; returns the first index. Raises a `ProposalDropped`."""
         size = sum(map(len, datas))
         state = self._admit(size)
-        index = state.append_own([(EntryKind.NORMAL, data) for data in datas])
+        index = state.append_own([(NORMAL, data) for data in datas])
         state.uncommitted_bytes += size
         broadcast_append(state)
         return index
 
     def _admit(self, size: int) -> RaftState:
         state = self._state
-        if state.role is not Role.LEADER:
+        if state.role is not LEADER:
             raise NotLeader(state.leader)
         if state.transferee:
             raise TransferInProgress(f"leadership is being handed to node {state.transferee}")
@@ -286,15 +287,14 @@ class RawNode:
                 f"entry {state.pending_conf_index} may hold a membership change and is not applied yet "
                 f"(applied: {state.log.applied})"
             )
-        if is_joint(state.conf) != leaves_joint(change):
-            text = "has to be left first" if is_joint(state.conf) else "is not joint"
-            raise ChangeInProgress(f"the membership {text}")
+        if is_joint(state.conf) and not leaves_joint(change):
+            raise ChangeInProgress("the membership is joint and has to be left first")
         try:
             apply_change(state.conf, change)
-        except ValueError as error:
-            raise ChangeInProgress(str(error)) from error
+        except InvalidChange as error:
+            raise ChangeRefused(str(error)) from error
         data = encode_membership_change(change)
-        index = state.append_own([(EntryKind.MEMBERSHIP, data)])
+        index = state.append_own([(MEMBERSHIP, data)])
         state.pending_conf_index = index
         broadcast_append(state)
         return index
@@ -303,123 +303,129 @@ class RawNode:
         """A committed change takes effect: call it for each membership entry, in order, before `on_applied`."""
         state = self._state
         state.set_conf(apply_change(state.conf, change))
-        if state.role is Role.LEADER:
+        if state.role is LEADER:
             membership_changed(state)
-        elif not state.promotable and state.role is not Role.FOLLOWER:
+        elif not state.promotable and state.role is not FOLLOWER:
             state.become_follower(state.term, 0)
         return state.conf
 
     def read_index(self, context: bytes) -> None:
         """Ask for a read; the answer comes as a `ReadState` with this context, or never (ask again)."""
         state = self._state
-        if state.role is Role.LEADER:
+        if state.role is LEADER:
             take_read(state, Read(state.id, context))
         elif state.leader:
-            state.send(Message(type=MessageType.READ_INDEX, to=state.leader, context=context))
+            state.send(Message(type=READ_INDEX, to=state.leader, context=context))
 
     def transfer_leader(self, transferee: int) -> None:
         """As leader: hand over to a voter; given up after an election timeout."""
-        if self._state.role is Role.LEADER:
+        if self._state.role is LEADER:
             begin_transfer(self._state, transferee)
 
     def forget_leader(self) -> None:
-        """As follower: behave as if the leader had not been heard of, so that another may be elected at once."""
+        """As follower: behave as if the leader had not been heard of, so that another may be elected at once.
+
+        Nothing happens with leases: the leader may rely on having been heard.
+        """
         state = self._state
-        if state.role is Role.FOLLOWER:
+        if state.role is FOLLOWER and not state.has_promised:
             state.leader = 0
 
     def report_unreachable(self, node_id: int) -> None:
         """The last message to a member could not be sent."""
-        if self._state.role is Role.LEADER:
+        if self._state.role is LEADER:
             peer_unreachable(self._state, node_id)
 
     def report_snapshot(self, node_id: int, ok: bool) -> None:
         """A snapshot towards a member has arrived, or failed."""
-        if self._state.role is Role.LEADER:
+        if self._state.role is LEADER:
             snapshot_reported(self._state, node_id, ok=ok)
 
     def send_snapshot(self, node_id: int) -> bool:
         """As leader: send a member the newest snapshot even if the log reaches it; False when it cannot be done now."""
-        return self._state.role is Role.LEADER and force_snapshot(self._state, node_id)
+        return self._state.role is LEADER and force_snapshot(self._state, node_id)
 
     # --- output -------------------------------------------------------------------------------------------------
-
-    def _soft_state(self) -> SoftState:
-        return SoftState(leader=self._state.leader, role=self._state.role)
 
     def has_ready(self) -> bool:
         """Whether `ready` has anything to say."""
         state, log = self._state, self._state.log
+        hard, soft = self._last_hard, self._last_soft
         return bool(
             state.messages
             or state.messages_after_persist
-            or state.read_states
             or log.has_untaken
             or log.has_committed
-            or state.term != self._last_hard.term
-            or state.vote != self._last_hard.vote
-            or state.leader != self._last_soft.leader
-            or state.role != self._last_soft.role
+            or state.read_states
+            or state.term != hard.term
+            or state.vote != hard.vote
+            or state.leader != soft.leader
+            or state.role is not soft.role
         )
 
     def ready(self) -> Ready:
         """Take what is to be done now."""
         state, log = self._state, self._state.log
         self._number += 1
-        snapshot = None
-        if log.snapshot is not None and not log.snapshot_taken:
-            snapshot, log.snapshot_taken = log.snapshot, True
-        entries = log.take_unstable() if log.has_untaken else []
-        hard = HardState(term=state.term, vote=state.vote)
-        soft = self._soft_state()
-        committed = log.take_committed(state.config.max_committed_bytes_per_ready) if log.has_committed else []
-        if committed and state.uncommitted_bytes:
-            state.uncommitted_bytes = max(0, state.uncommitted_bytes - sum([len(entry.data) for entry in committed]))
-        own_vote = state.role is Role.CANDIDATE and state.vote == state.id and state.id not in state.votes
-        reads = [ReadState(read.index, read.context) for read in state.read_states]
+        number, snapshot = self._number, None
+        entries: list[Entry] = []
+        committed: list[Entry] = []
+        if log.has_untaken:
+            snapshot, entries = log.take_for_disk(number)
+        if log.has_committed:
+            committed = self._take_committed()
+        if state.role is CANDIDATE and state.id not in state.votes:
+            self._own_votes.append((number, state.term))
+        reads = state.read_states
         ready = Ready(
-            number=self._number,
-            soft_state=soft if soft != self._last_soft else None,
-            hard_state=hard if hard != self._last_hard else None,
+            number=number,
+            soft_state=self._new_soft_state(),
+            hard_state=self._new_hard_state(),
             snapshot=snapshot,
             entries=entries,
             messages=state.messages,
             messages_after_persist=state.messages_after_persist,
             committed_entries=committed,
-            read_states=reads,
+            read_states=[ReadState(read.index, read.context) for read in reads] if reads else [],
         )
-        self._last_hard, self._last_soft = hard, soft
-        state.messages, state.messages_after_persist, state.read_states = [], [], []
-        last = entries[-1] if entries else None
-        self._written.append(
-            _Written(
-                number=self._number,
-                term=state.term,
-                last_index=last.index if last else 0,
-                last_term=last.term if last else 0,
-                snapshot_index=snapshot.metadata.index if snapshot else 0,
-                own_vote=own_vote,
-            )
-        )
+        state.messages, state.messages_after_persist = [], []
+        if reads:
+            state.read_states = []
         return ready
+
+    def _new_soft_state(self) -> SoftState | None:
+        state, last = self._state, self._last_soft
+        if state.leader == last.leader and state.role is last.role and state.term == last.term:
+            return None
+        self._last_soft = SoftState(leader=state.leader, role=state.role, term=state.term)
+        return self._last_soft
+
+    def _new_hard_state(self) -> HardState | None:
+        state, last = self._state, self._last_hard
+        if state.term == last.term and state.vote == last.vote:
+            return None
+        self._last_hard = HardState(term=state.term, vote=state.vote)
+        return self._last_hard
+
+    def _take_committed(self) -> list[Entry]:
+        state = self._state
+        entries = state.log.take_committed(state.config.max_committed_bytes_per_ready)
+        if state.uncommitted_bytes:
+            state.uncommitted_bytes = max(0, state.uncommitted_bytes - sum([len(entry.data) for entry in entries]))
+        return entries
 
     def on_persisted(self, number: int) -> None:
         """All that the Readys up to `number` had for the disk is on it.
 
-        Entries that were replaced since count for nothing, and what was written in an earlier term moves no match
-        index: a newer leader may have replaced it, or this node may lead with another log.
+        Entries that were replaced since count for nothing. An own vote counts from here on, in the term it was cast in.
         """
         state = self._state
-        moved = False
-        while self._written and self._written[0].number <= number:
-            written = self._written.popleft()
-            if written.snapshot_index:
-                state.log.stable_snapshot(written.snapshot_index)
-            if written.last_index and state.log.stable_to(written.last_index, written.last_term):
-                moved = moved or written.term == state.term
-            if written.own_vote and written.term == state.term and state.role is Role.CANDIDATE:
+        moved = state.log.stable_to(number)
+        while self._own_votes and self._own_votes[0][0] <= number:
+            _, term = self._own_votes.popleft()
+            if state.role is CANDIDATE and state.term == term:
                 conclude(state, take_vote(state, state.id, True))
-        if moved and state.role is Role.LEADER and state.id in state.progress:
+        if moved and state.role is LEADER and state.id in state.progress:
             own = state.progress[state.id]
             if own.maybe_update(state.log.stable) and maybe_commit(state):
                 broadcast_append(state)
@@ -428,13 +434,10 @@ class RawNode:
         """The state machine has applied all entries up to `index`."""
         state = self._state
         log = state.log
-        low, size = log.applied + 1, 0
-        if log.applying_bytes and index < log.handed and index >= low:
-            size = log.applying_bytes * (index - low + 1) // (log.handed - low + 1)
-        log.applied_to(index, size)
-        leaving = state.conf.auto_leave and is_joint(state.conf) and state.role is Role.LEADER
+        log.applied_to(index)
+        leaving = state.conf.auto_leave and is_joint(state.conf) and state.role is LEADER
         if leaving and state.pending_conf_index <= log.applied and state.id in state.progress:
-            state.append_own([(EntryKind.MEMBERSHIP, b"")])
+            state.append_own([(MEMBERSHIP, b"")])
             state.pending_conf_index = log.last_index()
             broadcast_append(state)
 

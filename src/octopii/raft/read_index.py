@@ -12,7 +12,7 @@ import msgspec
 
 
 class Read(msgspec.Struct, frozen=True, gc=False):
-    """One read: who asked (0 is this node), with which context, and the index that it has to wait for."""
+    """One read: who asked (this node or another), with which context, and the index that it has to wait for."""
 
     node_id: int
     context: bytes
@@ -20,13 +20,15 @@ class Read(msgspec.Struct, frozen=True, gc=False):
 
 
 class Reads:
-    """A leader's reads; empty on all other nodes."""
+    """A leader's reads, at most `max_pending`; empty on all other nodes."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_pending: int) -> None:
+        self._max_pending = max_pending
+        self._pending = 0
         self.round = 0
         self.confirmed_round = 0
         self.acked: dict[int, int] = {}
-        self.held: list[Read] = []  # before the first commit of the term
+        self._held: list[Read] = []  # before the first commit of the term
         self._gathering: list[Read] = []  # for the next round
         self._under_way: list[tuple[int, list[Read]]] = []
 
@@ -34,11 +36,25 @@ class Reads:
         """Another role or term: who asked asks again. Rounds go on counting, so that old answers stay old."""
         self.confirmed_round = self.round
         self.acked = {}
-        self.held, self._gathering, self._under_way = [], [], []
+        self._held, self._gathering, self._under_way, self._pending = [], [], [], 0
+
+    def hold(self, read: Read) -> None:
+        """Keep a read until the term's first commit."""
+        if self._pending < self._max_pending:
+            self._pending += 1
+            self._held.append(read)
+
+    def release(self) -> list[Read]:
+        """The term's first commit has come: all that was held."""
+        held, self._held = self._held, []
+        self._pending -= len(held)
+        return held
 
     def add(self, read: Read) -> bool:
         """Take a read; True when a round should be started for it now."""
-        self._gathering.append(read)
+        if self._pending < self._max_pending:
+            self._pending += 1
+            self._gathering.append(read)
         return not self._under_way
 
     @property
@@ -59,4 +75,5 @@ class Reads:
         self.confirmed_round = max(self.confirmed_round, number)
         done = [read for round_, reads in self._under_way if round_ <= number for read in reads]
         self._under_way = [pair for pair in self._under_way if pair[0] > number]
+        self._pending -= len(done)
         return done

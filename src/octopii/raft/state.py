@@ -11,13 +11,18 @@ import msgspec
 from octopii.raft.log import RaftLog
 from octopii.raft.membership import is_joint, learners_of, members_of
 from octopii.raft.messages import (
+    APPEND_RESPONSE,
+    CANDIDATE,
+    FOLLOWER,
+    LEADER,
+    PRE_CANDIDATE,
+    PRE_VOTE_RESPONSE,
+    VOTE_REQUEST,
+    VOTE_RESPONSE,
     ConfState,
     Entry,
     EntryKind,
     Message,
-    MessageType,
-    Role,
-    SnapshotMetadata,
 )
 from octopii.raft.progress import Inflights, Progress
 from octopii.raft.quorum import VoteResult, joint_committed_index, joint_vote_result
@@ -31,8 +36,11 @@ class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of a node. Ticks are calls of `RawNode.tick`, sizes are bytes of entries' data.
 
     `rng` is the node's own source of randomness (election timeouts). `applied` is the index that the state machine has
-    at start. `tick_seconds` and `lease_drift` bound the lease: how long a tick is, and by which fraction two clocks may
-    run apart.
+    at start. `pre_vote`, `check_quorum` and `lease_reads` have to be the same on all members.
+
+    With `lease_reads` (and `check_quorum`, without which there is no lease) every voter promises the leader it hears
+    not to help elect another for `election_ticks`; `tick_seconds` and `lease_drift` bound the lease that follows from
+    that: how long a tick is at least, and by which fraction two clocks may run apart.
     """
 
     id: int
@@ -42,6 +50,7 @@ class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
     applied: int = 0
     pre_vote: bool = True
     check_quorum: bool = True
+    lease_reads: bool = True
     tick_seconds: float = 0.1
     lease_drift: float = 0.1
     max_message_bytes: int = 1 << 20
@@ -50,6 +59,7 @@ class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_inflight_messages: int = 256
     max_inflight_bytes: int = no_limit
     max_uncommitted_bytes: int = no_limit
+    max_pending_reads: int = 65536
 
     def __post_init__(self) -> None:
         if self.id <= 0:
@@ -60,14 +70,7 @@ class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("max_inflight_messages has to be at least 1, max_message_bytes at least 0")
 
 
-AFTER_PERSIST = frozenset(
-    {
-        MessageType.APPEND_RESPONSE,
-        MessageType.VOTE_REQUEST,
-        MessageType.VOTE_RESPONSE,
-        MessageType.PRE_VOTE_RESPONSE,
-    }
-)
+AFTER_PERSIST = frozenset({APPEND_RESPONSE, VOTE_REQUEST, VOTE_RESPONSE, PRE_VOTE_RESPONSE})
 """Messages that promise something which has to be on disk first."""
 
 
@@ -82,23 +85,25 @@ class RaftState:
         self.term = hard_state.term
         self.vote = hard_state.vote
         self.leader = 0
-        self.role = Role.FOLLOWER
+        self.role = FOLLOWER
         self.conf = ConfState()
         self.progress: dict[int, Progress] = {}
         self.votes: dict[int, bool] = {}
-        self.reads = Reads()
+        self.reads = Reads(max_pending=config.max_pending_reads)
         self.transferee = 0
         self.pending_conf_index = 0
         self.uncommitted_bytes = 0
         self.election_elapsed = 0
         self.heartbeat_elapsed = 0
-        self.ticks_since_start = 0
+        # A voter that was restarted may have heard a leader that it does not remember, unless it is the only voter.
+        was_restarted = hard_state.term > 0 or self.log.last_index() > 0
+        is_alone = conf_state.voters == [self.id] and not conf_state.voters_outgoing and not self.log.newest_change
+        self.ticks_since_leader = 0 if was_restarted and not is_alone else config.election_ticks
         self.randomized_timeout = 0
         self.now = 0.0
         self.lease_start: float | None = None
+        self.lease_given_up = False
         self.round_sent: dict[int, float] = {}
-        # A voter that was restarted may have promised a lease that it does not remember.
-        self.was_restarted = hard_state.term > 0 or self.log.last_index() > 0
         self.read_states: list[Read] = []
         self.messages: list[Message] = []
         self.messages_after_persist: list[Message] = []
@@ -132,6 +137,15 @@ class RaftState:
         """Whether this node may campaign."""
         return self.is_voter and self.log.snapshot is None
 
+    @property
+    def has_promised(self) -> bool:
+        """Whether a leader was heard so lately that it may rely on this node not to help elect another.
+
+        Whatever term this node has entered since: a lease that it has helped to give still counts on it.
+        """
+        config = self.config
+        return config.check_quorum and config.lease_reads and self.ticks_since_leader < config.election_ticks
+
     def quorum_index(self) -> int:
         """The highest index that a quorum has on disk."""
         progress = self.progress
@@ -164,6 +178,7 @@ class RaftState:
         self.transferee = 0
         self.votes = {}
         self.lease_start = None
+        self.lease_given_up = False
         self.round_sent = {}
         self.pending_conf_index = 0
         self.uncommitted_bytes = 0
@@ -181,13 +196,13 @@ class RaftState:
     def become_follower(self, term: int, leader: int) -> None:
         """Follow a leader (0 while nobody is known)."""
         self.reset(term)
-        self.role = Role.FOLLOWER
+        self.role = FOLLOWER
         self.leader = leader
 
     def become_pre_candidate(self) -> None:
         """Ask whether an election could be won, without disturbing anybody's term (thesis, section 9.6)."""
-        assert self.role is not Role.LEADER
-        self.role = Role.PRE_CANDIDATE
+        assert self.role is not LEADER
+        self.role = PRE_CANDIDATE
         self.votes = {}
         self.leader = 0
         self.election_elapsed = 0
@@ -195,16 +210,16 @@ class RaftState:
 
     def become_candidate(self) -> None:
         """Stand for election in a new term, voting for oneself (paper, section 5.2)."""
-        assert self.role is not Role.LEADER
+        assert self.role is not LEADER
         self.reset(self.term + 1)
-        self.role = Role.CANDIDATE
+        self.role = CANDIDATE
         self.vote = self.id
 
     def become_leader(self) -> None:
         """Lead; the caller appends the entry that opens the term."""
-        assert self.role is not Role.FOLLOWER
+        assert self.role is not FOLLOWER
         self.reset(self.term)
-        self.role = Role.LEADER
+        self.role = LEADER
         self.leader = self.id
         own = self.progress[self.id]
         own.become_replicate()
@@ -229,7 +244,3 @@ class RaftState:
         index, term = self.log.last_index() + 1, self.term
         self.log.append([Entry(term, index + n, kind, data) for n, (kind, data) in enumerate(kinds_and_data)])
         return index
-
-    def snapshot_metadata(self) -> SnapshotMetadata:
-        """What the newest snapshot stands for; raises `SnapshotTemporarilyUnavailable`."""
-        return self.log.storage.snapshot().metadata

@@ -1,10 +1,10 @@
 """What happens to a message before the role looks at it: terms (paper, section 5.1), and what is the same for all."""
 
 from octopii.raft.candidate import (
+    answers_this_election,
     campaign,
     handle_vote_request,
     ignores_vote_request,
-    role_of_response,
     take_vote,
 )
 from octopii.raft.follower import step_follower
@@ -14,14 +14,30 @@ from octopii.raft.leader import (
     take_office,
     take_read,
 )
-from octopii.raft.messages import Message, MessageType, Role
-from octopii.raft.quorum import VoteResult
+from octopii.raft.messages import (
+    APPEND,
+    APPEND_RESPONSE,
+    FOLLOWER,
+    HEARTBEAT,
+    HEARTBEAT_RESPONSE,
+    LEADER,
+    PRE_CANDIDATE,
+    PRE_VOTE_REQUEST,
+    PRE_VOTE_RESPONSE,
+    READ_INDEX,
+    READ_INDEX_RESPONSE,
+    SNAPSHOT,
+    VOTE_REQUEST,
+    VOTE_RESPONSE,
+    Message,
+)
+from octopii.raft.quorum import LOST, WON, VoteResult
 from octopii.raft.read_index import Read
 from octopii.raft.state import RaftState
 
-_FROM_LEADER = frozenset({MessageType.APPEND, MessageType.HEARTBEAT, MessageType.SNAPSHOT})
-_VOTE_REQUESTS = frozenset({MessageType.VOTE_REQUEST, MessageType.PRE_VOTE_REQUEST})
-_VOTE_RESPONSES = frozenset({MessageType.VOTE_RESPONSE, MessageType.PRE_VOTE_RESPONSE})
+_FROM_LEADER = frozenset({APPEND, HEARTBEAT, SNAPSHOT})
+_VOTE_REQUESTS = frozenset({VOTE_REQUEST, PRE_VOTE_REQUEST})
+_VOTE_RESPONSES = frozenset({VOTE_RESPONSE, PRE_VOTE_RESPONSE})
 
 
 def step(state: RaftState, message: Message) -> None:
@@ -32,17 +48,18 @@ def step(state: RaftState, message: Message) -> None:
     elif message.term < state.term:
         _answer_old_term(state, message)
         return
-    if message.type in _VOTE_REQUESTS:
-        if not (message.type is MessageType.PRE_VOTE_REQUEST and ignores_vote_request(state, message)):
-            handle_vote_request(state, message)
-    elif message.type is MessageType.READ_INDEX:
-        _step_read_index(state, message)
-    elif message.type is MessageType.READ_INDEX_RESPONSE:
-        if state.role is Role.FOLLOWER:
+    kind, role = message.type, state.role
+    if kind in _VOTE_REQUESTS:
+        handle_vote_request(state, message)
+    elif kind is READ_INDEX:
+        if role is LEADER:
+            take_read(state, Read(message.sender, message.context))
+    elif kind is READ_INDEX_RESPONSE:
+        if role is FOLLOWER:
             state.read_states.append(Read(state.id, message.context, message.index))
-    elif state.role is Role.LEADER:
+    elif role is LEADER:
         step_leader(state, message)
-    elif state.role is Role.FOLLOWER:
+    elif role is FOLLOWER:
         step_follower(state, message)
     else:
         step_candidate(state, message)
@@ -53,9 +70,9 @@ def _enter_term(state: RaftState, message: Message) -> bool:
     kind = message.type
     if kind in _VOTE_REQUESTS and ignores_vote_request(state, message):
         return False
-    if kind is MessageType.PRE_VOTE_REQUEST:
+    if kind is PRE_VOTE_REQUEST:
         return True  # asks about a term that nobody has entered
-    if kind is MessageType.PRE_VOTE_RESPONSE and not message.reject:
+    if kind is PRE_VOTE_RESPONSE and not message.reject:
         return True  # answers about the term that was asked about
     state.become_follower(message.term, message.sender if kind in _FROM_LEADER else 0)
     return True
@@ -66,9 +83,9 @@ def _answer_old_term(state: RaftState, message: Message) -> None:
     kind = message.type
     if kind in _FROM_LEADER and (state.config.check_quorum or state.config.pre_vote):
         # A leader that was cut off cannot be deposed by this node's vote requests, which are ignored: say it so.
-        state.send(Message(type=MessageType.APPEND_RESPONSE, to=message.sender, index=0, reject=False))
-    elif kind is MessageType.PRE_VOTE_REQUEST:
-        state.send(Message(type=MessageType.PRE_VOTE_RESPONSE, to=message.sender, reject=True))
+        state.send(Message(type=APPEND_RESPONSE, to=message.sender, index=0, reject=False))
+    elif kind is PRE_VOTE_REQUEST:
+        state.send(Message(type=PRE_VOTE_RESPONSE, to=message.sender, reject=True))
 
 
 def step_candidate(state: RaftState, message: Message) -> None:
@@ -77,31 +94,25 @@ def step_candidate(state: RaftState, message: Message) -> None:
     if kind in _FROM_LEADER:
         state.become_follower(message.term, message.sender)
         step_follower(state, message)
-    elif kind in _VOTE_RESPONSES and role_of_response(kind) is state.role:
+    elif kind in _VOTE_RESPONSES and answers_this_election(state, message):
         conclude(state, take_vote(state, message.sender, not message.reject))
 
 
 def conclude(state: RaftState, result: VoteResult) -> None:
     """Act on where the election stands."""
-    if result is VoteResult.WON:
-        if state.role is Role.PRE_CANDIDATE:
+    if result is WON:
+        if state.role is PRE_CANDIDATE:
             campaign(state)
         else:
             take_office(state)
-    elif result is VoteResult.LOST:
+    elif result is LOST:
         # Not a newer term: a pre-candidate has not even entered its own.
         state.become_follower(state.term, 0)
 
 
 def step_leader(state: RaftState, message: Message) -> None:
     """Handle what members answer."""
-    if message.type is MessageType.APPEND_RESPONSE:
+    if message.type is APPEND_RESPONSE:
         handle_append_response(state, message)
-    elif message.type is MessageType.HEARTBEAT_RESPONSE:
+    elif message.type is HEARTBEAT_RESPONSE:
         handle_heartbeat_response(state, message)
-
-
-def _step_read_index(state: RaftState, message: Message) -> None:
-    """A follower asks on behalf of a read of its own; one that does not lead passes it on once."""
-    if state.role is Role.LEADER:
-        take_read(state, Read(message.sender, message.context))

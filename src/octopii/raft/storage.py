@@ -1,11 +1,14 @@
 """What the core reads of the log that is on disk, and a store in memory for tests."""
 
+from bisect import bisect_right
+from itertools import accumulate
 from typing import Protocol
 
+from octopii.errors import OctopiiError
 from octopii.raft.messages import ConfState, Entry, HardState, Snapshot
 
 
-class StorageError(Exception):
+class StorageError(OctopiiError):
     """Why a part of the log cannot be read."""
 
 
@@ -134,9 +137,7 @@ class MemoryStorage:
 
 def limit_bytes(entries: list[Entry], max_bytes: int) -> list[Entry]:
     """The first entries whose data fits in `max_bytes` together, at least one if there is one."""
-    size = 0
-    for position, entry in enumerate(entries):
-        size += len(entry.data)
-        if size > max_bytes and position:
-            return entries[:position]
-    return entries
+    sizes = [len(entry.data) for entry in entries]
+    if sum(sizes) <= max_bytes:
+        return entries
+    return entries[: max(1, bisect_right(list(accumulate(sizes)), max_bytes))]
