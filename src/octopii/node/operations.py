@@ -1,0 +1,281 @@
+"""What users can ask of a cluster, once for asyncio and once for plain threads.
+
+`AsyncOperations` is what `OctopiiNode` and `Client` have in common, `BlockingOperations` what `BlockingNode` and
+`BlockingClient` have; the two have the same names and signatures. Each method makes an `Operation`, which says how the
+call begins (`wire.call.CallMachine` carries it out) and how its result looks to the user.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Literal, TypeVar
+
+import msgspec
+
+from octopii.errors import ApplyFailed, CommandError
+from octopii.wire import requests
+from octopii.wire.call import CallMachine, unwrap
+from octopii.wire.requests import Consistency, Done, MemberChange, MemberOperation, Report, Request
+
+T = TypeVar("T")
+
+ConsistencyName = Literal["linearizable", "lease", "stale"]
+"""How fresh a query's state has to be."""
+
+_CONSISTENCIES: dict[str, Consistency] = {
+    "linearizable": Consistency.LINEARIZABLE,
+    "lease": Consistency.LEASE,
+    "stale": Consistency.STALE,
+}
+
+
+class Operation(msgspec.Struct, Generic[T], frozen=True, gc=False):
+    """`start(machine, now, deadline)` returns the call's id; `convert` makes of its result what the user gets."""
+
+    start: Callable[[CallMachine, float, float], int]
+    convert: Callable[[Any], T]
+
+
+def as_bytes(command: bytes | bytearray | memoryview | str) -> bytes:
+    """A command as bytes: text is encoded as UTF-8. Raises `TypeError` for anything else."""
+    if isinstance(command, bytes):
+        return command
+    if isinstance(command, str):
+        return command.encode()
+    if isinstance(command, bytearray | memoryview):
+        return bytes(command)
+    raise TypeError(f"a command is bytes (or str, taken as UTF-8), not {type(command).__name__}")
+
+
+def _one(answers: list[Any]) -> bytes:
+    answer = answers[0]
+    if type(answer) is bytes:
+        return answer
+    found = unwrap(answer)
+    if isinstance(found, bytes):
+        return found
+    raise found
+
+
+def _answer(answer: Any) -> bytes:
+    return _one([answer])
+
+
+def _index(done: Done) -> int:
+    return done.index
+
+
+def _nothing(_done: Done) -> None:
+    return None
+
+
+def _facts(report: Report) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(report.body)
+    return facts
+
+
+def propose(command: bytes | str) -> Operation[bytes]:
+    """Replicate and apply one command."""
+    commands = [as_bytes(command)]
+    return Operation(lambda machine, _now, deadline: machine.propose(commands, deadline=deadline), _one)
+
+
+def propose_batch(commands: Sequence[bytes | str]) -> Operation[list[bytes | CommandError | ApplyFailed]]:
+    """Replicate commands in one entry."""
+    batch = [as_bytes(command) for command in commands]
+    return Operation(
+        lambda machine, _now, deadline: machine.propose(batch, deadline=deadline),
+        lambda answers: [unwrap(answer) for answer in answers],
+    )
+
+
+def query(command: bytes | str, consistency: str) -> Operation[bytes]:
+    """Ask the state machine; raises `ValueError` for an unknown consistency."""
+    level = _CONSISTENCIES.get(consistency)
+    if level is None:
+        raise ValueError(f"consistency is one of {', '.join(_CONSISTENCIES)}, not {consistency!r}")
+    data = as_bytes(command)
+    return Operation(
+        lambda machine, now, deadline: machine.query(data, consistency=level, deadline=deadline, now=now), _answer
+    )
+
+
+def ask(request: Request, convert: Callable[[Any], T]) -> Operation[T]:
+    """Anything else."""
+    return Operation(lambda machine, _now, deadline: machine.ask(request, deadline=deadline), convert)
+
+
+def add_learner(node_id: int, address: str) -> MemberChange:
+    """A step for `change_membership`: bring in a new member that does not vote yet."""
+    return MemberChange(operation=MemberOperation.ADD_LEARNER, node_id=node_id, address=address)
+
+
+def promote_learner(node_id: int) -> MemberChange:
+    """A step for `change_membership`: let a learner vote."""
+    return MemberChange(operation=MemberOperation.PROMOTE, node_id=node_id)
+
+
+def remove_node(node_id: int) -> MemberChange:
+    """A step for `change_membership`: remove a member."""
+    return MemberChange(operation=MemberOperation.REMOVE, node_id=node_id)
+
+
+class AsyncOperations:
+    """Calls for asyncio. All take `timeout` in seconds (None: `call_timeout` of the settings)."""
+
+    async def _run(self, operation: Operation[T], timeout: float | None) -> T:
+        raise NotImplementedError
+
+    async def propose(self, command: bytes | str, *, timeout: float | None = None) -> bytes:
+        """Replicate one command and return what `apply` returned, applied exactly once.
+
+        Raises `CommandError` or `ApplyFailed` (the machine's answer), a `NotApplied` (it will never count), or an
+        `OutcomeUnknown` (it may count, at most once). Cancelling leaves the outcome unknown.
+        """
+        return await self._run(propose(command), timeout)
+
+    async def propose_batch(
+        self, commands: Sequence[bytes | str], *, timeout: float | None = None
+    ) -> list[bytes | CommandError | ApplyFailed]:
+        """Replicate commands in one log entry: all or none, applied consecutively, one answer each. Raises likewise."""
+        return await self._run(propose_batch(commands), timeout)
+
+    async def query(
+        self, command: bytes | str, *, consistency: ConsistencyName = "linearizable", timeout: float | None = None
+    ) -> bytes:
+        """Ask the state machine, from any node. Raises `QueryNotSupported`, `CommandError`, a `NotApplied`, ..."""
+        return await self._run(query(command, consistency), timeout)
+
+    async def read_index(self, *, timeout: float | None = None) -> int:
+        """A log index that covers every call acknowledged before, in the whole cluster (Raft thesis, section 6.4)."""
+        return await self._run(ask(requests.ReadIndex(0), _index), timeout)
+
+    async def transfer_leader(self, node_id: int, *, timeout: float | None = None) -> None:
+        """Hand leadership to a voter; returns when it leads."""
+        await self._run(ask(requests.TransferLeader(0, node_id), _nothing), timeout)
+
+    async def add_learner(self, node_id: int, address: str, *, timeout: float | None = None) -> None:
+        """Bring in a member that is sent the log and does not vote."""
+        await self.change_membership([add_learner(node_id, address)], timeout=timeout)
+
+    async def promote_learner(self, node_id: int, *, timeout: float | None = None) -> None:
+        """Let a learner vote; see `is_learner_caught_up` first."""
+        await self.change_membership([promote_learner(node_id)], timeout=timeout)
+
+    async def remove_node(self, node_id: int, *, timeout: float | None = None) -> None:
+        """Remove a member, the leader included; its id is never used again."""
+        await self.change_membership([remove_node(node_id)], timeout=timeout)
+
+    async def change_membership(self, changes: Sequence[MemberChange], *, timeout: float | None = None) -> None:
+        """Change several members as one step, by joint consensus (Raft paper, section 6)."""
+        await self._run(ask(requests.ChangeMembership(0, list(changes)), _nothing), timeout)
+
+    async def update_peer_addr(self, node_id: int, address: str, *, timeout: float | None = None) -> None:
+        """Say where a member listens from now on ("host:port")."""
+        await self._run(ask(requests.ChangeAddress(request_id=0, node_id=node_id, address=address), _nothing), timeout)
+
+    async def peer_progress(self, node_id: int, *, timeout: float | None = None) -> dict[str, Any]:
+        """How far a member's log is, as the leader knows it: `match`, `last`, `lag` (entries), `caught_up`, ..."""
+        return await self._run(ask(requests.PeerProgressRequest(0, node_id), _facts), timeout)
+
+    async def is_learner_caught_up(self, node_id: int, *, timeout: float | None = None) -> bool:
+        """Whether a learner has what was committed a moment ago, so that promoting it stalls nothing."""
+        return bool((await self.peer_progress(node_id, timeout=timeout))["caught_up"])
+
+    async def force_snapshot(self, *, timeout: float | None = None) -> int:
+        """Take a snapshot on the node that is asked; returns its log index once it is durable."""
+        return await self._run(ask(requests.ForceSnapshot(0), _index), timeout)
+
+    async def force_snapshot_to_peer(self, node_id: int, *, timeout: float | None = None) -> None:
+        """Have the leader send a member its newest snapshot."""
+        await self._run(ask(requests.ForceSnapshotToPeer(0, node_id), _nothing), timeout)
+
+    async def compact(self, *, timeout: float | None = None) -> int:
+        """Run `compact` on every replica, through the log; returns the entry's index."""
+        return await self._run(ask(requests.CompactRequest(0), _index), timeout)
+
+    async def campaign(self, *, timeout: float | None = None) -> None:
+        """Have the node that is asked stand for election."""
+        await self._run(ask(requests.Campaign(0), _nothing), timeout)
+
+    async def node_status(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """Status of the node that is asked: role, term, members, disk, warnings and so on."""
+        return await self._run(ask(requests.StatusRequest(0), _facts), timeout)
+
+
+class BlockingOperations:
+    """The same calls for plain threads: each blocks until it has its answer."""
+
+    def _run(self, operation: Operation[T], timeout: float | None) -> T:
+        raise NotImplementedError
+
+    def propose(self, command: bytes | str, *, timeout: float | None = None) -> bytes:
+        """See `AsyncOperations.propose`."""
+        return self._run(propose(command), timeout)
+
+    def propose_batch(
+        self, commands: Sequence[bytes | str], *, timeout: float | None = None
+    ) -> list[bytes | CommandError | ApplyFailed]:
+        """See `AsyncOperations.propose_batch`."""
+        return self._run(propose_batch(commands), timeout)
+
+    def query(
+        self, command: bytes | str, *, consistency: ConsistencyName = "linearizable", timeout: float | None = None
+    ) -> bytes:
+        """See `AsyncOperations.query`."""
+        return self._run(query(command, consistency), timeout)
+
+    def read_index(self, *, timeout: float | None = None) -> int:
+        """See `AsyncOperations.read_index`."""
+        return self._run(ask(requests.ReadIndex(0), _index), timeout)
+
+    def transfer_leader(self, node_id: int, *, timeout: float | None = None) -> None:
+        """See `AsyncOperations.transfer_leader`."""
+        self._run(ask(requests.TransferLeader(0, node_id), _nothing), timeout)
+
+    def add_learner(self, node_id: int, address: str, *, timeout: float | None = None) -> None:
+        """See `AsyncOperations.add_learner`."""
+        self.change_membership([add_learner(node_id, address)], timeout=timeout)
+
+    def promote_learner(self, node_id: int, *, timeout: float | None = None) -> None:
+        """See `AsyncOperations.promote_learner`."""
+        self.change_membership([promote_learner(node_id)], timeout=timeout)
+
+    def remove_node(self, node_id: int, *, timeout: float | None = None) -> None:
+        """See `AsyncOperations.remove_node`."""
+        self.change_membership([remove_node(node_id)], timeout=timeout)
+
+    def change_membership(self, changes: Sequence[MemberChange], *, timeout: float | None = None) -> None:
+        """See `AsyncOperations.change_membership`."""
+        self._run(ask(requests.ChangeMembership(0, list(changes)), _nothing), timeout)
+
+    def update_peer_addr(self, node_id: int, address: str, *, timeout: float | None = None) -> None:
+        """See `AsyncOperations.update_peer_addr`."""
+        self._run(ask(requests.ChangeAddress(request_id=0, node_id=node_id, address=address), _nothing), timeout)
+
+    def peer_progress(self, node_id: int, *, timeout: float | None = None) -> dict[str, Any]:
+        """See `AsyncOperations.peer_progress`."""
+        return self._run(ask(requests.PeerProgressRequest(0, node_id), _facts), timeout)
+
+    def is_learner_caught_up(self, node_id: int, *, timeout: float | None = None) -> bool:
+        """See `AsyncOperations.is_learner_caught_up`."""
+        return bool(self.peer_progress(node_id, timeout=timeout)["caught_up"])
+
+    def force_snapshot(self, *, timeout: float | None = None) -> int:
+        """See `AsyncOperations.force_snapshot`."""
+        return self._run(ask(requests.ForceSnapshot(0), _index), timeout)
+
+    def force_snapshot_to_peer(self, node_id: int, *, timeout: float | None = None) -> None:
+        """See `AsyncOperations.force_snapshot_to_peer`."""
+        self._run(ask(requests.ForceSnapshotToPeer(0, node_id), _nothing), timeout)
+
+    def compact(self, *, timeout: float | None = None) -> int:
+        """See `AsyncOperations.compact`."""
+        return self._run(ask(requests.CompactRequest(0), _index), timeout)
+
+    def campaign(self, *, timeout: float | None = None) -> None:
+        """See `AsyncOperations.campaign`."""
+        self._run(ask(requests.Campaign(0), _nothing), timeout)
+
+    def node_status(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """See `AsyncOperations.node_status`."""
+        return self._run(ask(requests.StatusRequest(0), _facts), timeout)
