@@ -70,11 +70,14 @@ class Cursors:
                 self._catalog.save(topic, name, offset)
 
     def reset(self, topic: Topic, offset: int) -> None:
-        """All cursors stand at `offset`."""
-        for name, cursor in topic.cursors.items():
+        """All cursors stand at `offset`.
+
+        Only those that go back are saved: a saved step forward could outlive a reset that a crash takes back, and
+        skip entries. Those below the new beginning are moved up by every opening.
+        """
+        self.cut(topic, offset)
+        for cursor in topic.cursors.values():
             cursor.offset = offset
-            if is_saved(cursor):
-                self._catalog.save(topic, name, offset)
 
     def trim(self, topic: Topic) -> tuple[str, ...]:
         """Cursors below the trim point are set to it; returns their names. Opening a log does the same."""

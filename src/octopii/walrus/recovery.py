@@ -10,7 +10,6 @@ far as nothing vouches for what lies before, and judged forwards:
 - A block that begins with a cut (jump) needs the blocks between it and the one it goes back to no more.
 """
 
-from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -60,6 +59,7 @@ class Scan(msgspec.Struct):
     fragments: list[Fragment]  # in sequence from the start
     at: int  # where the sequence stops
     watermark: int  # highest seq that anything in the block says was synced
+    trims: list[tuple[int, int]]  # seq and ordinal
     has_more: bool  # bytes of this block's life lie behind a place where the sequence stops
 
 
@@ -90,6 +90,7 @@ class TopicRecovery:
         self._running: Position | None = None
         self._accepted: Position | None = None
         self._pending_cuts: list[tuple[int, int]] = []
+        self._trims: set[tuple[int, int]] = set()  # seqs that say below which ordinal all is trimmed
 
     # --- the two ways to open -----------------------------------------------------------------------------------
 
@@ -104,8 +105,15 @@ class TopicRecovery:
         if not self.slots:
             return
         order, vouched, watermark = self._unvouched()
-        self._judge(order, vouched=vouched)
-        position = self._accepted
+        position = self._judge(order, vouched=vouched)
+        for seq, ordinal in sorted(self._trims, reverse=True):
+            if position is not None and position.seq >= seq:
+                break
+            # what a trim freed may be reused and hence missing: the trim counts if all from its block up to it does
+            later = [each for each in order if each >= ordinal]
+            again = self._judge(later, vouched=False) if later and later != order else None
+            if again is not None and again.seq >= seq:
+                position = again
         reached = position.seq if position is not None else 0
         if watermark > reached:
             raise self._damage(order, position)
@@ -165,7 +173,9 @@ class TopicRecovery:
         for ordinal in sorted(self.slots, reverse=True):
             slot, _ = self.slots[ordinal]
             order.append(ordinal)
-            watermark = max(watermark, slot.mark_seq, self._scan(ordinal).watermark)
+            scan = self._scan(ordinal)
+            watermark = max(watermark, slot.mark_seq, scan.watermark)
+            self._trims |= {(slot.first_seq, slot.trim_ordinal), *scan.trims}
             # a block that begins with a cut is a beginning only once the cut itself is vouched for
             if slot.first_seq - (0 if slot.flags & JUMP else 1) <= watermark:
                 return order[::-1], True, watermark
@@ -173,16 +183,16 @@ class TopicRecovery:
 
     # --- judging ------------------------------------------------------------------------------------------------
 
-    def _judge(self, order: list[int], *, vouched: bool) -> None:
+    def _judge(self, order: list[int], *, vouched: bool) -> Position | None:
+        """How far the blocks in `order` count; `vouched`: what is before them does."""
         slot, _ = self.slots[order[0]]
-        trimmed = max((trim for ordinal in order[-2:] for trim in self._trims(ordinal)), default=slot.trim_ordinal)
-        begins = slot.previous == no_block or slot.previous < trimmed or slot.ordinal <= trimmed
+        begins = slot.previous == no_block or any(slot.ordinal == ordinal for _, ordinal in self._trims)
         good: dict[int, int] = {}  # the seq up to which each block was read
         broken = not (vouched or begins)
         self._running = self._start(slot) if not broken else None
-        if vouched:
-            self._accepted = self._running
+        self._accepted = self._running if vouched else None
         self._unit = None
+        self.replaced, self._pending_cuts = [], []
         for number, ordinal in enumerate(order):
             slot, _ = self.slots[ordinal]
             if number or broken:
@@ -200,14 +210,7 @@ class TopicRecovery:
                     break
             assert self._running is not None
             good[ordinal] = self._running.seq
-
-    def _trims(self, ordinal: int) -> Iterator[int]:
-        slot, _ = self.slots[ordinal]
-        yield slot.trim_ordinal
-        scan = self._scan(ordinal)
-        for fragment in scan.fragments:
-            if fragment.kind & kind_mask == TRIM:
-                yield TRIM_BODY.unpack_from(scan.data, fragment.at + header_bytes)[1]
+        return self._accepted
 
     def _enters(self, slot: Slot, good: dict[int, int], lowest: int, *, broken: bool, vouched: bool) -> bool:
         """Whether the block follows what was read so far; if so, `_running` is at its start."""
@@ -338,13 +341,16 @@ def scan_block(data: bytes, slot: Slot, start: Position, seed: int) -> Scan:
     """Read a block's fragments from `start` on, and look behind the place where they stop."""
     view = memoryview(data)
     fragments: list[Fragment] = []
+    trims: list[tuple[int, int]] = []
     at, seq = start.at, start.seq
     watermark = 0
     while (fragment := fragment_at(view, at, seed)) is not None and fragment.seq == seq + 1:
         fragments.append(fragment)
         at, seq = (fragment.end + 7) & -8, fragment.seq
         watermark = max(watermark, fragment.synced)
+        if fragment.kind & kind_mask == TRIM:
+            trims.append((seq, TRIM_BODY.unpack_from(data, fragment.at + header_bytes)[1]))
     has_more = data.find((seed >> 32).to_bytes(4, "little"), at) >= 0
     if has_more:
         watermark = max([watermark, *(each.synced for each in fragments_after(data, at, seed))])
-    return Scan(data, fragments, at, watermark, has_more)
+    return Scan(data, fragments, at, watermark, trims, has_more)
