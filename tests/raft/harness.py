@@ -83,13 +83,28 @@ class Peer:
         )
         self.node = RawNode(config, self.storage)
 
-    def crash(self, written: int = 0) -> None:
-        """Lose memory. The first `written` Readys in flight had reached the disk, though nobody was told."""
+    def crash(self, written: int = 0, torn: str = "") -> None:
+        """Lose memory. The first `written` Readys in flight had reached the disk, though nobody was told.
+
+        Of the next one, `torn` names what had: "entries" or "state", as these two need not be written together.
+        """
         for _ in range(min(written, len(self.writing))):
             self._write(self.writing.popleft())
+        if torn and self.writing and self.writing[0].snapshot is None:
+            ready = self.writing[0]
+            if torn == "entries" and ready.entries:
+                self.storage.append(ready.entries)
+                self._raise_term(ready.entries[-1].term)
+            elif torn == "state" and ready.hard_state is not None:
+                self._write_hard_state(ready.hard_state)
         self.writing.clear()
         self.applying.clear()
         self.node = None
+
+    def _raise_term(self, term: int) -> None:
+        """What a replica does when it opens a log that ends in a newer term than its hard state: it never voted there."""
+        if term > self.durable_term():
+            self.storage.set_hard_state(HardState(term=term))
 
     # --- one Ready's way
 
@@ -162,8 +177,11 @@ class Peer:
         if ready.entries:
             self.storage.append(ready.entries)
         if ready.hard_state is not None:
-            self.storage.set_hard_state(ready.hard_state)
-            self._note_vote(ready.hard_state)
+            self._write_hard_state(ready.hard_state)
+
+    def _write_hard_state(self, hard_state: HardState) -> None:
+        self.storage.set_hard_state(hard_state)
+        self._note_vote(hard_state)
 
     def _note_vote(self, hard_state: HardState) -> None:
         if not hard_state.vote:
@@ -488,6 +506,7 @@ class Cluster:
                     return
                 if proposed is None or proposed[0] != leader.term:
                     proposed = self.propose_last(leader)
+                self.report_lost_snapshots(leader)
             self.advance_clock()
             for peer in self.live():
                 before = self.outline(peer)
@@ -495,6 +514,13 @@ class Cluster:
                 self.after(peer, before)
         state = "; ".join(f"{peer.id}: {text.outline(peer)}" for peer in self.live())
         raise Violation("recovery", f"no agreement {MAX_ROUNDS} ticks after everything healed: {state}")
+
+    def report_lost_snapshots(self, leader: Peer) -> None:
+        """Tell a leader of the snapshots that did not arrive, as whoever sends them has to."""
+        for follower, status in leader.raw.status().peers.items():
+            if status.pending_snapshot:
+                leader.raw.report_snapshot(follower, ok=False)
+                self.after(leader, self.outline(leader))
 
     def propose_last(self, leader: Peer) -> tuple[int, int] | None:
         """Propose one entry on a leader; return (term, index), or None if it is refused for now."""

@@ -12,7 +12,7 @@
     ready N · persist N · apply N      one held-back step
     turn N|all                         all that is held back, once through
     compact N [KEEP]                   snapshot what N has applied, keep KEEP entries behind it
-    crash N [WRITTEN] · restart N
+    crash N [WRITTEN [entries|state]] · restart N|all      WRITTEN Readys, and half of the next, had reached the disk
     deliver [A>B ...] [only=TYPE,...]  what is in flight now, once, on these links or on all
     pass A>B [POSITION] · lose A>B [POSITION] · copy A>B [POSITION]      one message
     lose A>B all · isolate N · cut A B · heal
@@ -100,7 +100,7 @@ def _campaign(cluster: Cluster, words: list[str]) -> None:
 @command("grace")
 def _grace(cluster: Cluster, words: list[str]) -> None:
     for peer in cluster.live():
-        peer.raw._state.ticks_since_start += ELECTION_TICKS
+        peer.raw._state.ticks_since_leader += ELECTION_TICKS
 
 
 @command("elect")
@@ -239,7 +239,7 @@ def _compact(cluster: Cluster, words: list[str]) -> None:
 def _crash(cluster: Cluster, words: list[str]) -> None:
     peer = cluster.peers[int(words[0])]
     if peer.node is not None:
-        peer.crash(int(words[1]) if len(words) > 1 else 0)
+        peer.crash(int(words[1]) if len(words) > 1 else 0, words[2] if len(words) > 2 else "")
         cluster.note(f"{peer.id} is down")
 
 

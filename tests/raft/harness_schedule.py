@@ -32,7 +32,16 @@ MAX_SHRINK_RUNS = 1500
 # What each mood does, with its odds. `turn` is everything one node has to do: Readys, disk, state machine.
 MOODS: dict[str, dict[str, float]] = {
     "smooth": {"pass": 40, "turn": 40, "tick": 3, "propose": 8, "batch": 2, "read": 3, "member": 1, "compact": 1},
-    "rounds": {"deliver": 30, "turn-all": 30, "tick-all": 12, "propose": 10, "read": 3, "member": 3, "compact": 2},
+    "rounds": {
+        "deliver": 30,
+        "turn-all": 30,
+        "tick-all": 12,
+        "propose": 10,
+        "read": 3,
+        "member": 3,
+        "compact": 2,
+        "report": 2,
+    },
     "stormy": {
         "pass": 24,
         "jump": 14,
@@ -237,12 +246,25 @@ class Schedule:
 
     def crash(self) -> str:
         """Crash one node; some of what it was writing had reached the disk."""
-        return f"crash {self.anyone()} {self.random.choice([0, 0, 1, 2])}"
+        return (
+            f"crash {self.anyone()} {self.random.choice([0, 0, 1, 2])} {self.random.choice(['', 'entries', 'state'])}"
+        )
 
     def restart(self) -> str | None:
         """Start a node that is down."""
         down = [peer.id for peer in self.cluster.peers.values() if peer.node is None]
         return f"restart {self.random.choice(down)}" if down else None
+
+    def report_snapshot(self) -> str | None:
+        """Word, true or false, of a snapshot under way."""
+        leader = self.leader()
+        peer = self.cluster.peers[leader]
+        pending = [] if peer.node is None else [i for i, s in peer.raw.status().peers.items() if s.pending_snapshot]
+        return (
+            f"snapshot-sent {leader} {self.random.choice(pending)} {self.random.choice(['ok', 'failed'])}"
+            if pending
+            else None
+        )
 
 
 def on(act: str, who: int | None) -> str | None:
@@ -272,6 +294,7 @@ DRAWS = {
     "campaign": lambda s: f"campaign {s.anyone()}",
     "transfer": lambda s: f"transfer {s.leader()} {s.anyone()}",
     "forget": lambda s: f"forget {s.anyone()}",
+    "report": Schedule.report_snapshot,
     "unreachable": lambda s: f"unreachable {s.leader()} {s.anyone()}",
     "crash": Schedule.crash,
     "restart": Schedule.restart,
