@@ -86,7 +86,9 @@ def checkpoint(topics: list[Topic], next_number: int) -> list[bytes]:
     records = [_HEAD.pack(_next, next_number)]
     for topic in topics:
         records.append(create_record(topic.number, topic.name))
-        records += [cursor_record(topic, name, cursor.saved) for name, cursor in topic.cursors.items() if is_saved(cursor)]
+        records += [
+            cursor_record(topic, name, cursor.saved) for name, cursor in topic.cursors.items() if is_saved(cursor)
+        ]
     return records
 
 

@@ -51,7 +51,9 @@ class Loaded(msgspec.Struct):
 def check_geometry(block_bytes: int, segment_blocks: int) -> None:
     """Raises `ConfigError` for a geometry that can't be."""
     if block_bytes % 512 or not 512 <= block_bytes < largest_block_bytes:
-        raise ConfigError(f"block_bytes is a multiple of 512 from 512 to 16 MiB, not {block_bytes}", field="block_bytes")
+        raise ConfigError(
+            f"block_bytes is a multiple of 512 from 512 to 16 MiB, not {block_bytes}", field="block_bytes"
+        )
     if not 1 <= segment_blocks <= 1 << 20:
         raise ConfigError(f"segment_blocks is 1 to 1048576, not {segment_blocks}", field="segment_blocks")
 
@@ -112,7 +114,9 @@ def _read_tables(store: SegmentStore, *, clean: bool) -> tuple[Slots, dict[int, 
         segment = store.segments[facts.number]
         table = store.read_table(segment)
         if clean and xxh3_64_digest(table) != facts.table_digest:
-            raise CorruptLogError(f"{segment.path}: the table is not the one it was closed with", path=segment.path, position=0)
+            raise CorruptLogError(
+                f"{segment.path}: the table is not the one it was closed with", path=segment.path, position=0
+            )
         unused = fresh[segment.number] = []
         for block in range(segment.blocks):
             at = (block + 1) * slot_bytes
@@ -124,7 +128,9 @@ def _read_tables(store: SegmentStore, *, clean: bool) -> tuple[Slots, dict[int, 
                 owned = slots.setdefault(slot.topic, {})
                 if slot.ordinal in owned:
                     raise CorruptLogError(
-                        f"{segment.path}: two blocks claim one place in topic {slot.topic}", path=segment.path, position=at
+                        f"{segment.path}: two blocks claim one place in topic {slot.topic}",
+                        path=segment.path,
+                        position=at,
                     )
                 owned[slot.ordinal] = (slot, Place(segment.number, block))
             elif not slot.life:
@@ -216,4 +222,3 @@ def _keep_aside(store: SegmentStore, recovery: TopicRecovery) -> None:
             file.close()
     except OSError:
         return
-

@@ -132,7 +132,12 @@ class TopicRecovery:
                 slot.ordinal, slot.mark_at, slot.mark_seq, slot.mark_offset, slot.trim_offset, slot.trim_ordinal
             )
         return Position(
-            slot.ordinal, 0, slot.first_seq - 1, slot.first_offset - bool(slot.flags & CONTINUES), slot.trim_offset, slot.trim_ordinal
+            slot.ordinal,
+            0,
+            slot.first_seq - 1,
+            slot.first_offset - bool(slot.flags & CONTINUES),
+            slot.trim_offset,
+            slot.trim_ordinal,
         )
 
     def is_vouched(self) -> bool:
@@ -161,7 +166,9 @@ class TopicRecovery:
             slot, place = self.slots[ordinal]
             segment = self.store.segments[place.segment]
             data = self.store.read(segment, segment.position(place.block), segment.block_bytes)
-            scan = self._scans[ordinal] = scan_block(data, slot, self._start(slot), segment.seed(place.block, slot.topic, slot.life))
+            scan = self._scans[ordinal] = scan_block(
+                data, slot, self._start(slot), segment.seed(place.block, slot.topic, slot.life)
+            )
             if len(self._scans) > _kept_scans:
                 del self._scans[next(iter(self._scans))]
         return scan
@@ -200,7 +207,7 @@ class TopicRecovery:
                     broken = True
                     continue
                 broken = False
-            elif vouched and slot.mark_at == 0:
+            elif slot.mark_at == 0:
                 first = next(iter(self._scan(ordinal).fragments), None)
                 if first is not None and first.kind & UNIT and not first.kind & BEGIN:
                     self._unit = OpenUnit(whole=False)

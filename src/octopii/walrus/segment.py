@@ -172,7 +172,9 @@ class SegmentStore:
         file = self.file(segment)
         if file.size() < segment.size:
             raise CorruptLogError(
-                f"{segment.path} has {file.size()} bytes instead of {segment.size}", path=segment.path, position=file.size()
+                f"{segment.path} has {file.size()} bytes instead of {segment.size}",
+                path=segment.path,
+                position=file.size(),
             )
         data = self.read(segment, 0, (segment.blocks + 1) * slot_bytes)
         if not is_segment_header(data[:slot_bytes], segment.number, segment.block_bytes, segment.blocks):

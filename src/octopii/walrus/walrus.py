@@ -467,7 +467,9 @@ class Log:
         largest = size if len(entries) == 1 else max(map(len, entries), default=0)
         if largest > self.max_entry_bytes:
             raise EntryTooLarge(
-                f"an entry of {largest} bytes; the limit is {self.max_entry_bytes}", size=largest, limit=self.max_entry_bytes
+                f"an entry of {largest} bytes; the limit is {self.max_entry_bytes}",
+                size=largest,
+                limit=self.max_entry_bytes,
             )
         if size > _batch_entries * self.max_entry_bytes:
             limit = _batch_entries * self.max_entry_bytes
@@ -481,7 +483,10 @@ class Log:
         first, end = (topic.trim_offset, topic.end) if topic is not None else (0, 0)
         if offset < first:
             raise OffsetTrimmedError(
-                f"topic {name!r} begins at offset {first}: {offset} is gone", topic=name, offset=offset, first_offset=first
+                f"topic {name!r} begins at offset {first}: {offset} is gone",
+                topic=name,
+                offset=offset,
+                first_offset=first,
             )
         if offset > end:
             raise OffsetBeyondEndError(

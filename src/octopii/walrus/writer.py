@@ -79,9 +79,11 @@ class Writer:
         sizes = [len(entry) for entry in entries]
         plan = Plan(self._room(topic) if in_place else 0, self.block_bytes).entries(sizes)
         self.store.reserve(plan.new_blocks, urgent=urgent)
+        if in_place:
+            topic.chain.ends[-1] = topic.seq  # should the cut be the first fragment of the next block
         kept = len(topic.chain) if in_place else topic.chain.needed_below(offset)
         self._cut_back(topic, offset, kept=kept)
-        self._store_unit(topic, plan, entries, replaces=True, jump=not in_place)
+        self._store_unit(topic, plan, entries, replaces=True)
 
     def reset(self, topic: Topic, next_offset: int, entries: Sequence[Buffer] = (), *, urgent: bool = True) -> None:
         """Store entries as one unit before which nothing of the topic remains."""
@@ -90,7 +92,7 @@ class Writer:
         self._cut_back(topic, next_offset, kept=0)
         topic.visible = topic.trim_offset = next_offset
         topic.trim_ordinal = topic.next_ordinal
-        self._store_unit(topic, plan, entries, replaces=True, jump=True)
+        self._store_unit(topic, plan, entries, replaces=True)
 
     def trim(self, topic: Topic, before: int) -> None:
         """Drop entries below `before`."""
@@ -123,10 +125,9 @@ class Writer:
         topic.low = min(topic.low, offset)
         topic.visible = min(topic.visible, offset)
 
-    def _store_unit(
-        self, topic: Topic, plan: Plan, entries: Sequence[Buffer], *, replaces: bool = False, jump: bool = False
-    ) -> None:
+    def _store_unit(self, topic: Topic, plan: Plan, entries: Sequence[Buffer], *, replaces: bool = False) -> None:
         pieces = plan.pieces
+        jump = replaces and pieces[0].new_block
         extra = REPLACE if replaces else 0
         if len(pieces) == 1:
             self._store_piece(topic, pieces[0], entries, extra, jump=jump)
@@ -294,4 +295,3 @@ class Writer:
         at = (place.block + 1) * slot_bytes
         slot = decode_slot(bytes(self.store.map(segment)[at : at + slot_bytes]), *place)
         self.store.write_slot(place, encode_slot(slot._replace(**changes), *place))
-
