@@ -1,18 +1,15 @@
 """All subcommands put together, and how the program ends.
 
-Exit status: 0 when all went well; 1 when the command found something wrong, such as damage in a log; 2 when it could
-not do its work, with one line on standard error that says why. Standard output carries answers alone.
+Standard output carries answers alone; what went wrong is one line on standard error. `exits` has the exit codes.
 """
 
 import sys
 
 import typer
 
-from octopii.cli import demo, wal
+from octopii.cli import calls, certs, demo, member, serve, snapshot, status, wal
+from octopii.cli.exits import EXIT_INTERRUPTED, EXIT_USAGE
 from octopii.errors import OctopiiError
-
-_exit_cannot = 2
-_exit_interrupted = 130
 
 app = typer.Typer(
     name="octopii",
@@ -22,13 +19,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.add_typer(wal.app, name="wal")
 app.command("demo")(demo.demo)
+app.command("serve")(serve.serve)
+app.command("status")(status.status)
+app.command("propose")(calls.propose)
+app.command("query")(calls.query)
+app.command("compact")(calls.compact)
+app.command("transfer-leader")(calls.transfer_leader)
+app.add_typer(member.member, name="member")
+app.add_typer(snapshot.snapshot, name="snapshot")
+app.add_typer(certs.certs, name="certs")
+app.add_typer(wal.app, name="wal")
 
 
 @app.callback()
 def _root() -> None:
-    """Hold the subcommands together, also while there are few."""
+    """Hold the subcommands together."""
 
 
 def main() -> None:
@@ -40,6 +46,6 @@ def main() -> None:
             sys.stderr.close()
             sys.exit(0)
         print(f"octopii: {error}", file=sys.stderr)
-        sys.exit(_exit_cannot)
+        sys.exit(EXIT_USAGE)
     except KeyboardInterrupt:
-        sys.exit(_exit_interrupted)
+        sys.exit(EXIT_INTERRUPTED)

@@ -1,0 +1,199 @@
+"""`octopii serve`: one node of a cluster as a process.
+
+Standard output gets one line, once the node listens. The log goes to standard error: what an operator cares about, and
+nothing while all runs as it should.
+"""
+
+import errno
+import importlib
+import json
+import logging
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, Literal, NoReturn
+
+import typer
+
+from octopii.cli.exits import (
+    EXIT_LOG,
+    EXIT_NETWORK,
+    EXIT_USAGE,
+    exit_code_of,
+    fail,
+    one_line_errors,
+)
+from octopii.cli.options import CaOption, CertificateOption, KeyOption
+from octopii.config import Config
+from octopii.errors import ConfigError
+from octopii.node import BlockingNode
+from octopii.state_machine import StateMachine
+
+default_machine = "octopii.machines.kv:KvStateMachine"
+
+stop_seconds = 10.0
+"""Within this time after SIGTERM or SIGINT a node has ended in order; after it, it is ended as it is."""
+
+_watch_seconds = 0.5
+"""How often a running node is asked whether it has failed."""
+
+_unusable_addresses = {
+    errno.EADDRINUSE: "it is in use by another process",
+    errno.EADDRNOTAVAIL: "it is no address of this machine",
+    errno.EACCES: "this user may not listen there",
+}
+
+
+class JsonLines(logging.Formatter):
+    """Log records as one JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record."""
+        fields: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
+
+
+def set_up_logging(log_format: str) -> None:
+    """Send the package's log to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    if log_format == "json":
+        handler.setFormatter(JsonLines())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root = logging.getLogger("octopii")
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    root.propagate = False
+
+
+def load_machine(name: str) -> StateMachine:
+    """Import "package.module:Class" and make one; raises `ConfigError` that says what is wrong."""
+    module_name, colon, class_name = name.partition(":")
+    if not colon or not module_name or not class_name:
+        raise ConfigError(f'--machine is "package.module:Class", not {name!r}', field="machine")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a machine beside the place where the command is run
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise ConfigError(
+            f"the module {module_name} of --machine cannot be imported: {type(error).__name__}: {error}; "
+            "it is looked for among the installed packages and in the folder where the command is run",
+            field="machine",
+        ) from error
+    found = getattr(module, class_name, None)
+    if found is None:
+        raise ConfigError(f"the module {module_name} of --machine has no {class_name}", field="machine")
+    if not isinstance(found, type) or not issubclass(found, StateMachine):
+        raise ConfigError(f"{name} is no subclass of octopii.StateMachine, as --machine has to be", field="machine")
+    try:
+        return found()
+    except Exception as error:
+        raise ConfigError(f"{name}() raised {type(error).__name__}: {error}", field="machine") from error
+
+
+def parse_peers(peers: list[str]) -> dict[int, str]:
+    """Read "2=HOST:PORT" options; raises `ConfigError`."""
+    found: dict[int, str] = {}
+    for text in peers:
+        node_id, equals, address = text.partition("=")
+        if not equals or not node_id.isascii() or not node_id.isdigit():
+            raise ConfigError(f'--peer is "ID=HOST:PORT", not {text!r}', field="peers")
+        if int(node_id) in found:
+            raise ConfigError(f"--peer names node {node_id} twice", field="peers")
+        found[int(node_id)] = address
+    return found
+
+
+def serve(
+    node_id: Annotated[int | None, typer.Option(min=1, help="Number of this node in the cluster.")] = None,
+    bind: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to listen.")] = None,
+    advertise: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where others reach this node.")] = None,
+    peer: Annotated[
+        list[str] | None, typer.Option(metavar="ID=HOST:PORT", help="Another founding member; once for each.")
+    ] = None,
+    wal_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the log and the snapshots.")] = None,
+    machine: Annotated[str, typer.Option(metavar="MODULE:CLASS", help="The state machine.")] = default_machine,
+    initial_leader: Annotated[bool, typer.Option("--initial-leader", help="Found the cluster, on one node.")] = False,
+    config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings; options win over it.")] = None,
+    skip_index: Annotated[
+        list[int] | None, typer.Option(help="A log entry to answer instead of applying it; see operations.")
+    ] = None,
+    tls_ca: CaOption = None,
+    tls_cert: CertificateOption = None,
+    tls_key: KeyOption = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Listen beyond loopback without TLS.")] = False,
+    log_format: Annotated[Literal["text", "json"], typer.Option(help="How log lines look.")] = "text",
+) -> None:
+    """Run one node until SIGTERM or Ctrl-C."""
+    set_up_logging(log_format)
+    settings = {
+        "node_id": node_id,
+        "bind_addr": bind,
+        "advertise_addr": advertise,
+        "wal_dir": str(wal_dir) if wal_dir is not None else None,
+        "is_initial_leader": True if initial_leader else None,
+        "tls_ca_file": tls_ca,
+        "tls_certificate_file": tls_cert,
+        "tls_key_file": tls_key,
+        "insecure": True if insecure else None,
+    }
+    overrides: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+    with one_line_errors():
+        if peer:
+            overrides["peers"] = parse_peers(peer)
+        chosen = Config.from_toml(config, **overrides) if config is not None else Config(**overrides)
+        node = BlockingNode(chosen, load_machine(machine), skip_indexes=frozenset(skip_index or ()))
+        _run(node, chosen)
+
+
+def _run(node: BlockingNode, config: Config) -> None:
+    """Start the node, watch it, and end it in order."""
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    try:
+        node.start()
+    except OSError as error:
+        _cannot_start(error, config)
+    print(f"node {config.node_id} listens on {node.address}", flush=True)
+    while not stop.wait(_watch_seconds):
+        if node.failure is not None:
+            failure = node.failure
+            _shut_down(node, config)
+            fail(f"node {config.node_id} has stopped: {failure}", exit_code_of(failure))
+    _shut_down(node, config)
+
+
+def _shut_down(node: BlockingNode, config: Config) -> None:
+    """End in order; when that takes too long, as on a disk that hangs, end without it: the log is made for that."""
+    ending = threading.Thread(target=node.shutdown, name="shutdown", daemon=True)
+    ending.start()
+    ending.join(stop_seconds)
+    if ending.is_alive():
+        fail(f"node {config.node_id} did not end within {stop_seconds:g} s and is ended as it is", EXIT_LOG)
+
+
+def _cannot_start(error: OSError, config: Config) -> NoReturn:
+    """Say why the operating system did not let the node start, and end."""
+    reason = _unusable_addresses.get(error.errno or 0)
+    if reason is not None and error.filename is None:
+        fail(f"cannot listen on {config.bind_addr}: {reason}; choose another --bind", EXIT_NETWORK)
+    if isinstance(error, socket.gaierror):
+        fail(f"cannot listen on {config.bind_addr}: {error.strerror}; check --bind", EXIT_NETWORK)
+    fail(f"node {config.node_id} cannot start in {config.wal_path}: {error}; check --wal-dir", EXIT_USAGE)
