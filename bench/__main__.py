@@ -19,7 +19,7 @@ from rich.table import Table
 
 from bench.measure import Budget, Effort, Limit, Row
 
-ROWS = ("wal_append", "wal_batch", "wal_large", "wal_sync", "wal_read", "wal_open", "raft_core")
+ROWS = ("wal_append", "wal_batch", "wal_large", "wal_sync", "wal_read", "wal_open", "raft_core", "cluster_propose")
 
 _quick = Effort(rounds=1, share=0.02)
 
