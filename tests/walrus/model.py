@@ -285,6 +285,12 @@ class Model:
             for history in topic.histories():
                 history.settle()
 
+    def entry_after(self, name: str, offset: int) -> bytes | None:
+        """The entry that the running log had at an offset, if it had one."""
+        entries = self.topics[name].entries.newest if name in self.topics else Entries()
+        index = offset - entries.base
+        return entries.items[index] if 0 <= index < len(entries.items) else None
+
     def copy(self) -> "Model":
         """An independent copy, to judge a crash at this moment."""
         twin = Model(lag=self.lag)
