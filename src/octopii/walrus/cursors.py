@@ -44,7 +44,7 @@ class Cursors:
         cursor = topic.cursors.get(name)
         if cursor is None:
             cursor = topic.cursors[name] = Cursor(topic.trim_offset, -1)
-        saved = cursor.saved if is_saved(cursor) else topic.trim_offset
+        saved = max(cursor.saved, topic.trim_offset)
         before, cursor.offset = cursor.offset, offset
         if offset - saved >= self._every:
             try:
@@ -70,23 +70,17 @@ class Cursors:
                 self._catalog.save(topic, name, offset)
 
     def reset(self, topic: Topic, offset: int) -> None:
-        """All cursors stand at `offset`.
-
-        Only those that go back are saved: a saved step forward could outlive a reset that a crash takes back, and
-        skip entries. Those below the new beginning are moved up by every opening.
-        """
+        """All cursors stand at `offset`: those beyond are set back, those below stand at the trim point anyway."""
         self.cut(topic, offset)
-        for cursor in topic.cursors.values():
-            cursor.offset = offset
 
-    def trim(self, topic: Topic) -> tuple[str, ...]:
-        """Cursors below the trim point are set to it; returns their names. Opening a log does the same."""
-        moved = []
-        for name, cursor in topic.cursors.items():
-            if cursor.offset < topic.trim_offset:
-                cursor.offset = topic.trim_offset
-                moved.append(name)
-        return tuple(sorted(moved))
+    def trim(self, topic: Topic, before: int) -> tuple[str, ...]:
+        """The names of the cursors that stood in `before`..trim point, and now stand there.
+
+        They are moved where they are read (`position`), never where they are saved: a saved step forward could outlive
+        a trim that a crash takes back, and skip entries.
+        """
+        first = topic.trim_offset
+        return tuple(sorted(name for name, cursor in topic.cursors.items() if max(cursor.offset, before) < first))
 
     def save_all(self) -> None:
         """Save every cursor that has moved since it was saved last."""

@@ -229,11 +229,12 @@ class Log:
                 self._check_offset(topic, None, before_offset)
             return ()
         self._check_offset(topic, state, before_offset)
+        before = state.trim_offset
         try:
             self._writer.trim(state, before_offset)
         except OSError as error:
             self._fail(error)
-        return self._cursors.trim(state)
+        return self._cursors.trim(state, before)
 
     def delete_topic(self, topic: str) -> None:
         """Drop a topic with its entries and cursors; one that is not there is none to drop."""
