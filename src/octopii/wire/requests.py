@@ -358,10 +358,14 @@ class SnapshotRefused(msgspec.Struct, array_like=True, tag=9, frozen=True, gc=Fa
 
 
 class Pulse(msgspec.Struct, array_like=True, tag=10, frozen=True, gc=False):
-    """How a member is, a few times per election timeout: wall clock (UTC, nanoseconds), and whether its disk is low."""
+    """How a node is, a few times per election timeout: wall clock (UTC, nanoseconds), whether its disk is low.
+
+    And which cluster it belongs to by now, because one that was empty in the handshake may have joined one since.
+    """
 
     wall: Number
     disk_low: bool
+    cluster_id: Identifier = b""
 
 
 class Removed(msgspec.Struct, array_like=True, tag=11, frozen=True, gc=False):
