@@ -80,14 +80,35 @@ class Joining:
         self.peers[facts.node_id] = facts
         replica.warnings.pop(f"refused-by-{facts.node_id}", None)
         self._check_log_of(facts)
-        if self._founding is not None:
-            try:
-                self._founding.heard(facts.node_id, storage_id=facts.storage_id, cluster_id=facts.cluster_id)
-            except RefusedError as error:
-                self._founding = None
-                replica.refuse(error)
+        self._tell_founding(facts)
         if replica.leadership.is_leader:
             self._learn_about(facts)
+
+    def heard(self, peer: int, cluster_id: bytes) -> None:
+        """A peer says which cluster it belongs to by now."""
+        facts = self.peers.get(peer)
+        if facts is None or facts.cluster_id == cluster_id:
+            return
+        self.peers[peer] = facts = msgspec.structs.replace(facts, cluster_id=cluster_id)
+        own = self._replica.identity.identity.cluster_id
+        if own and cluster_id and cluster_id != own:
+            text = f"node {peer} belongs to cluster {cluster_id.hex()}, this node to cluster {own.hex()}"
+            self.refused_by(peer, WrongCluster(text))
+        self._tell_founding(facts)
+
+    def cluster_of(self, peer: int) -> bytes:
+        """The cluster that a peer belongs to, as far as it has said; empty for none."""
+        facts = self.peers.get(peer)
+        return facts.cluster_id if facts is not None else b""
+
+    def _tell_founding(self, facts: PeerFacts) -> None:
+        if self._founding is None:
+            return
+        try:
+            self._founding.heard(facts.node_id, storage_id=facts.storage_id, cluster_id=facts.cluster_id)
+        except RefusedError as error:
+            self._founding = None
+            self._replica.refuse(error)
 
     def _check_log_of(self, facts: PeerFacts) -> None:
         """A member whose log ends before what it acknowledged has lost durable entries: it must not vote or count."""
@@ -185,6 +206,7 @@ class Joining:
         replica.writes.sync_now()
         replica.identity.adopt(cluster_id)
         replica.writes.sync_now()
+        replica.upkeep.pulse()
         logger.info("node %d founds cluster %s", replica.config.node_id, cluster_id.hex())
         replica.founded()
 

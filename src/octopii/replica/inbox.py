@@ -29,6 +29,7 @@ class Inbox:
             replica.vitals.heard(
                 peer, wall=message.wall, own_wall=replica.wall, disk_low=message.disk_low, now=replica.now
             )
+            replica.joining.heard(peer, message.cluster_id)
         elif isinstance(message, requests.Forward):
             replica.calls.take_forwarded(peer, message, replica.now)
         elif isinstance(message, requests.ForwardRefused):
@@ -48,6 +49,8 @@ class Inbox:
         replica = self._replica
         if replica.refused is not None or message.sender != peer or message.to != replica.config.node_id:
             return
+        if not replica.identity.empty and replica.joining.cluster_of(peer) != replica.identity.identity.cluster_id:
+            return  # not one of us, or not yet: it says so with its next pulse
         if peer in replica.applying.roster.removed and message.type is not MessageType.APPEND_RESPONSE:
             replica.outbox.send(peer, requests.Removed(replica.applying.applied_index))
             return
@@ -64,16 +67,17 @@ class Inbox:
     def _adopt(self, peer: int, kind: MessageType) -> bool:
         """An empty node belongs to the cluster of its first append; until then it hears nothing else."""
         replica = self._replica
-        facts = replica.joining.peers.get(peer)
-        if facts is None or not facts.cluster_id or kind not in (MessageType.APPEND, MessageType.SNAPSHOT):
+        cluster_id = replica.joining.cluster_of(peer)
+        if not cluster_id or kind not in (MessageType.APPEND, MessageType.SNAPSHOT):
             return False
         try:
-            replica.identity.adopt(facts.cluster_id)
+            replica.identity.adopt(cluster_id)
         except LogFull:
             return False
         replica.writes.must_sync()
         replica.joining.adopted()
-        logger.info("node %d joins cluster %s", replica.config.node_id, facts.cluster_id.hex())
+        replica.upkeep.pulse()
+        logger.info("node %d joins cluster %s", replica.config.node_id, cluster_id.hex())
         return True
 
     def _was_removed(self, index: int) -> None:

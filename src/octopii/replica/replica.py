@@ -66,6 +66,10 @@ logger = logging.getLogger("octopii.replica")
 GROUP = 1
 """The Raft group of a node; there is one today, topics and wire allow for more."""
 
+log_block_bytes = 64 << 10
+log_segment_blocks = 1024
+"""Geometry of a node's log: 64 KiB, and segments of up to 64 MiB."""
+
 max_unapplied_bytes = 64 << 20
 """Bytes of entries handed to the apply thread and not yet applied; beyond it the leader packs no more."""
 
@@ -74,9 +78,20 @@ class Replica:
     """See the module's text. All times are seconds of a monotonic clock, `wall` is UTC in nanoseconds."""
 
     def __init__(
-        self, config: Config, *, vfs: FileSystem, rng: random.Random, now: float, wall: int, random_id: bytes
+        self,
+        config: Config,
+        *,
+        vfs: FileSystem,
+        rng: random.Random,
+        now: float,
+        wall: int,
+        random_id: bytes,
+        block_bytes: int = log_block_bytes,
+        segment_blocks: int = log_segment_blocks,
     ) -> None:
         """Open the node's folder; `random_id` is 16 bytes that become the storage id of a new folder.
+
+        `block_bytes` and `segment_blocks` are the log's geometry and count only in a new folder.
 
         Raises `ConfigError` for another node's folder, `CorruptLogError` for a damaged one, `LogInUse`, `OSError`.
         """
@@ -86,7 +101,15 @@ class Replica:
         self.wall = wall
         folder = str(config.wal_path)
         prefix = f"group-{GROUP}"
-        log = self._log = Log(folder, vfs=vfs, consistency=StrictlyAtOnce(), fsync_schedule=config.fsync_schedule)
+        log = self._log = Log(
+            folder,
+            vfs=vfs,
+            consistency=StrictlyAtOnce(),
+            fsync_schedule=config.fsync_schedule,
+            max_entry_bytes=2 * config.max_batch_bytes + (1 << 20),
+            block_bytes=block_bytes,
+            segment_blocks=segment_blocks,
+        )
         self.outbox = Outbox()
         self.leadership = Leadership(node_id=config.node_id)
         self.disk = DiskRoom(config, vfs=vfs, folder=folder)

@@ -46,7 +46,8 @@ class Upkeep:
         """Look at everything that is due."""
         self._now = now
         self.committed_at_last_tick, self._committed_now = self._committed_now, self._replica.raft.committed
-        self._pulse()
+        if now >= self._next_pulse:
+            self.pulse()
         self._watch_disk()
         if self._replica.leadership.is_leader:
             self._watch_leader()
@@ -54,12 +55,11 @@ class Upkeep:
             self._maybe_send_snapshots()
         self._maybe_snapshot()
 
-    def _pulse(self) -> None:
-        if self._now < self._next_pulse:
-            return
-        self._next_pulse = self._now + self._config.election_timeout / pulses_per_election
+    def pulse(self) -> None:
+        """Tell the others how this node is."""
         replica = self._replica
-        pulse = requests.Pulse(replica.wall, replica.disk.low)
+        self._next_pulse = replica.now + self._config.election_timeout / pulses_per_election
+        pulse = requests.Pulse(replica.wall, replica.disk.low, replica.identity.identity.cluster_id)
         for peer in sorted(replica.connected):
             replica.outbox.send(peer, pulse)
 

@@ -12,10 +12,10 @@ import msgspec
 from octopii.raft import Message
 from octopii.replica.jobs import Job
 from octopii.walrus import SyncTicket
-from octopii.wire.requests import PeerMessage, Relayed, Reply, SnapshotChunk
+from octopii.wire.peer_frames import PeerOutput
+from octopii.wire.requests import Relayed, Reply
 
-PeerOutput: TypeAlias = Message | PeerMessage | SnapshotChunk
-"""Anything one node says to another after the handshake."""
+__all__ = ["Origin", "Outbox", "PeerOrigin", "PeerOutput", "Work"]
 
 Origin: TypeAlias = object
 """Who asked: whatever hashable value the driver gave with the request; replies carry it back."""
