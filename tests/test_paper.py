@@ -6,7 +6,7 @@ Each test states its claim and the section it comes from. Clusters are driven by
 
 import pytest
 
-from octopii.raft import Role
+from octopii.raft import ProgressState, Role
 from tests.raft.harness import Cluster
 from tests.raft.harness_checks import Violation
 
@@ -352,7 +352,7 @@ def test_a_stale_refusal_moves_nothing_back() -> None:
     cluster = led(THREE, "propose 1 a", "propose 1 b", "stabilize")
     cluster.do("step 1 append-reply sender=2 term=1 reject index=1 reject_hint=0")
     peer = cluster.peers[1].raw.status().peers[2]
-    assert (peer.match, peer.next) == (3, 4)
+    assert (peer.match, peer.next, peer.state) == (3, 4, ProgressState.REPLICATE)
 
 
 # --- paper 5.4: safety

@@ -309,6 +309,15 @@ def test_a_lease_ends_when_a_transfer_starts() -> None:
     assert cluster.peers[1].lease_read() is None
 
 
+def test_a_lease_given_up_for_a_transfer_does_not_come_back() -> None:
+    """TimeoutNow may still be under way when the transfer is given up; its receiver ignores leases (6.4.1, 3.10)."""
+    cluster = led(CAREFUL + " lockstep=1", "tick all", "stabilize", "transfer 1 2", "cut 1 3")
+    for _ in range(ELECTION_TICKS + 2):
+        cluster.do("tick 1", "clock 1", "deliver 1>2 only=heartbeat", "deliver 2>1")
+    assert cluster.peers[1].raw.status().transferee == 0
+    assert cluster.peers[1].lease_read() is None
+
+
 def test_a_leader_without_a_majority_steps_down() -> None:
     """A leader steps down if an election timeout passes without heartbeats answered by a majority (thesis 6.2)."""
     cluster = led(CAREFUL, "isolate 1", f"tick 1 {2 * ELECTION_TICKS}")

@@ -12,9 +12,11 @@ import inspect
 import itertools
 import sys
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from octopii.raft import Message, MessageType, Role
+from octopii.raft import Message, MessageType, RawNode, Role
 from octopii.raft.candidate import campaign
 from octopii.raft.leader import handle_append_response
 from octopii.raft.log import RaftLog
@@ -29,25 +31,31 @@ from tests.raft.harness_schedule import Schedule
 Function = Callable[..., Any]
 
 
-def after(right: Function, spoil: Callable[[Any], None]) -> Function:
+def after(spoil: Callable[[Any], None]) -> Callable[[Function], Function]:
     """The right function, and then something wrong done to its first argument."""
 
-    def wrong(subject: Any, *args: Any, **kwargs: Any) -> Any:
-        result = right(subject, *args, **kwargs)
-        spoil(subject)
-        return result
+    def build(right: Function) -> Function:
+        def wrong(subject: Any, *args: Any, **kwargs: Any) -> Any:
+            result = right(subject, *args, **kwargs)
+            spoil(subject)
+            return result
 
-    return wrong
+        return wrong
+
+    return build
 
 
-def before(right: Function, spoil: Callable[[Any], None]) -> Function:
+def before(spoil: Callable[[Any], None]) -> Callable[[Function], Function]:
     """Something wrong done to the first argument, and then the right function."""
 
-    def wrong(subject: Any, *args: Any, **kwargs: Any) -> Any:
-        spoil(subject)
-        return right(subject, *args, **kwargs)
+    def build(right: Function) -> Function:
+        def wrong(subject: Any, *args: Any, **kwargs: Any) -> Any:
+            spoil(subject)
+            return right(subject, *args, **kwargs)
 
-    return wrong
+        return wrong
+
+    return build
 
 
 def forget_vote(state: RaftState) -> None:
@@ -62,8 +70,25 @@ def forget_pending_change(state: RaftState) -> None:
     state.pending_conf_index = 0
 
 
+def forget_own_pending_change(node: RawNode) -> None:
+    forget_pending_change(node._state)
+
+
 def forget_restart(state: RaftState) -> None:
-    state.was_restarted = False
+    state.ticks_since_leader = state.config.election_ticks
+
+
+def take_lease_back(state: RaftState) -> None:
+    state.lease_given_up = False
+
+
+def count_stale_pre_votes(right: Function) -> Function:
+    def wrong(state: RaftState, message: Message) -> bool:
+        if message.type is MessageType.PRE_VOTE_RESPONSE:
+            return state.role is Role.PRE_CANDIDATE
+        return bool(right(state, message))
+
+    return wrong
 
 
 def commit_by_counting(right: Function) -> Function:
@@ -101,10 +126,12 @@ def take_stale_reject(right: Function) -> Function:
     return wrong
 
 
-def stable_whatever_the_term(right: Function) -> Function:
-    def wrong(log: RaftLog, index: int, term: int) -> bool:
-        end = min(index, log.last_index())
-        return bool(right(log, end, log.term(end)))
+def count_replaced_writes(right: Function) -> Function:
+    def wrong(log: RaftLog, entries: list[Any]) -> None:
+        vouched = [write.last_index for write in log._writes]
+        right(log, entries)
+        for write, last in zip(log._writes, vouched):
+            write.last_index = min(last, log.last_index())
 
     return wrong
 
@@ -184,6 +211,14 @@ def lease_without_end(right: Function) -> Function:
     return lambda state, now: state.role is Role.LEADER and state.lease_start is not None
 
 
+def forget_proven_commits(right: Function) -> Function:
+    return lambda log: (right(log)[0], 0)
+
+
+def break_promise(right: Function) -> Any:
+    return property(lambda state: False)
+
+
 def install_whatever_comes(right: Function) -> Function:
     def wrong(state: RaftState, snapshot: Any) -> bool:
         state.log.restore(snapshot)
@@ -226,13 +261,13 @@ def hand_out_twice(right: Function) -> Function:
 
 CORE = "octopii.raft."
 MUTANTS = [
-    Mutant("vote forgotten on restart", 1, CORE + "state:RaftState.__init__", lambda f: after(f, forget_vote)),
-    Mutant("term forgotten on restart", 1, CORE + "state:RaftState.__init__", lambda f: after(f, forget_term)),
+    Mutant("vote forgotten on restart", 1, CORE + "state:RaftState.__init__", after(forget_vote)),
+    Mutant("term forgotten on restart", 1, CORE + "state:RaftState.__init__", after(forget_term)),
     Mutant("old term committed by counting", 2, CORE + "leader:maybe_commit", commit_by_counting),
     Mutant("acknowledged before the disk", 3, CORE + "state:RaftState.send", send_at_once),
     Mutant("acknowledgement of an old term counts", 4, CORE + "step:_answer_old_term", take_stale_acknowledgement),
     Mutant("stale reject moves next", 4, CORE + "progress:Progress.maybe_decrease", take_stale_reject),
-    Mutant("write of a truncated log counts", 4, CORE + "log:RaftLog.stable_to", stable_whatever_the_term),
+    Mutant("write of replaced entries counts", 4, CORE + "log:RaftLog.append", count_replaced_writes),
     Mutant("matching suffix truncated", 5, CORE + "log:RaftLog._find_conflict", truncate_what_matches),
     Mutant("conflict below commit accepted", 6, CORE + "follower:handle_append", accept_conflict_with_committed),
     Mutant("joint commit by one half", 7, CORE + "quorum:joint_committed_index", commit_by_incoming),
@@ -244,21 +279,25 @@ MUTANTS = [
         "two changes at once",
         8,
         CORE + "raw_node:RawNode.propose_membership",
-        lambda f: before(f, lambda node: forget_pending_change(node._state)),
+        before(forget_own_pending_change),
     ),
     Mutant(
         "new leader forgets a pending change",
         8,
         CORE + "state:RaftState.become_leader",
-        lambda f: after(f, forget_pending_change),
+        after(forget_pending_change),
     ),
+    Mutant("restart with an old membership", 8, CORE + "log:RaftLog._membership_changes", forget_proven_commits),
     Mutant("removed leader stays", 8, CORE + "leader:membership_changed", removed_leader_stays),
     Mutant("stale TimeoutNow acted on", 9, CORE + "step:_answer_old_term", act_on_stale_timeout_now),
+    Mutant("stale pre-vote counted", 9, CORE + "candidate:answers_this_election", count_stale_pre_votes),
     Mutant("rejoining node deposes the leader", 9, CORE + "candidate:ignores_vote_request", always(False)),
     Mutant("read before the first commit", 10, CORE + "leader:committed_in_term", always(True)),
     Mutant("read confirmed by an older round", 10, CORE + "leader:handle_heartbeat_response", confirm_by_any_answer),
     Mutant("lease without end", 11, CORE + "leader:lease_holds", lease_without_end),
-    Mutant("restarted voter votes at once", 11, CORE + "state:RaftState.__init__", lambda f: after(f, forget_restart)),
+    Mutant("restarted voter votes at once", 11, CORE + "state:RaftState.__init__", after(forget_restart)),
+    Mutant("lease back after a transfer", 11, CORE + "leader:send_timeout_now", after(take_lease_back)),
+    Mutant("promise to the leader broken", 11, CORE + "state:RaftState.has_promised", break_promise),
     Mutant("snapshot over newer state", 12, CORE + "follower:restore", install_whatever_comes),
     Mutant("snapshot drops what follows", 12, CORE + "follower:restore", drop_what_follows),
     Mutant("membership lost with the snapshot", 12, CORE + "follower:restore", lose_membership),
@@ -281,17 +320,17 @@ def claims() -> dict[str, Check]:
                     names = [mark.args[0]] if isinstance(mark.args[0], str) else list(mark.args[0])
                     arguments.update(zip(names, value if len(names) > 1 else [value]))
                 suffix = "-".join(str(value) for value in arguments.values())
-                checks[f"{name}[{suffix}]" if suffix else name] = lambda f=function, a=arguments: f(**a)
+                checks[f"{name}[{suffix}]" if suffix else name] = partial(function, **arguments)
     return checks
 
 
 def scenarios() -> dict[str, Check]:
     """The scenario files."""
 
-    def check(path: Any) -> None:
+    def check(path: Path) -> None:
         assert not replay(path)
 
-    return {path.stem: lambda path=path: check(path) for path in scenario_files()}
+    return {path.stem: partial(check, path) for path in scenario_files()}
 
 
 def schedules(count: int) -> dict[str, Check]:
@@ -301,7 +340,7 @@ def schedules(count: int) -> dict[str, Check]:
         failure = Schedule(seed).run()
         assert failure is None, failure.rule
 
-    return {f"seed {seed}": lambda seed=seed: check(seed) for seed in range(count)}
+    return {f"seed {seed}": partial(check, seed) for seed in range(count)}
 
 
 def families(seeds: int) -> dict[str, dict[str, Check]]:

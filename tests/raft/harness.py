@@ -102,7 +102,7 @@ class Peer:
         self.node = None
 
     def _raise_term(self, term: int) -> None:
-        """What a replica does when it opens a log that ends in a newer term than its hard state: it never voted there."""
+        """What a replica does on opening a log that ends in a newer term than its hard state: it never voted there."""
         if term > self.durable_term():
             self.storage.set_hard_state(HardState(term=term))
 

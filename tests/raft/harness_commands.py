@@ -2,7 +2,7 @@
 
     cluster 1 2 3 [learners=4,5] [blank=6] [founded=10] [seed=7] [setting=value ...]   start the nodes
     preload N TERM... [term=T] [vote=V]          start N again with this log on its disk
-    campaign N · forget N · tick N|all [COUNT] · clock
+    campaign N · forget N · tick N|all [COUNT] · tick-others N · clock [TICKS]
     grace                              restarted voters have waited for an election timeout, and may vote
     elect N [VOTER...]                 grace, campaign, and deliver: everything, or between N and these until N leads
     propose N TEXT [TEXT ...]          several texts are one batch
@@ -137,6 +137,14 @@ def _tick(cluster: Cluster, words: list[str]) -> None:
         if words[0] == "all":
             cluster.advance_clock()
         for peer in chosen(cluster, words[0]):
+            call(cluster, str(peer.id), Peer.tick)
+
+
+@command("tick-others")
+def _tick_others(cluster: Cluster, words: list[str]) -> None:
+    cluster.advance_clock()
+    for peer in cluster.peers.values():
+        if peer.id != int(words[0]):
             call(cluster, str(peer.id), Peer.tick)
 
 

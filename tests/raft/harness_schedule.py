@@ -26,7 +26,7 @@ from tests.raft.harness import Cluster
 from tests.raft.harness_checks import Violation
 from tests.raft.harness_commands import execute
 
-LINES = 600
+LINES = 700
 MAX_SHRINK_RUNS = 1500
 
 # What each mood does, with its odds. `turn` is everything one node has to do: Readys, disk, state machine.
@@ -56,6 +56,7 @@ MOODS: dict[str, dict[str, float]] = {
         "read": 2,
         "member": 0.5,
         "unreachable": 1,
+        "report": 2,
     },
     "slow disks": {"pass": 34, "jump": 4, "ready": 26, "persist": 12, "apply": 8, "tick": 4, "propose": 12, "read": 2},
     "crashes": {
@@ -69,6 +70,18 @@ MOODS: dict[str, dict[str, float]] = {
         "restart": 6,
         "compact": 1,
         "lose": 2,
+        "report": 1,
+    },
+    "elections": {
+        "pass": 44,
+        "turn": 44,
+        "campaign": 8,
+        "tick-long": 3,
+        "crash": 3,
+        "restart": 10,
+        "propose": 4,
+        "copy": 2,
+        "transfer": 1,
     },
     "unrest": {
         "pass": 40,
@@ -83,9 +96,11 @@ MOODS: dict[str, dict[str, float]] = {
         "forget": 1,
         "lose": 2,
     },
-    "cut off": {"deliver": 24, "turn-all": 24, "tick-all": 10, "propose": 10, "read": 3, "compact": 5, "campaign": 0.5},
+    "cut off": {"deliver": 24, "turn-all": 24, "tick-all": 10, "propose": 10, "read": 4, "compact": 4, "campaign": 0.5},
+    "stalled": {"deliver": 26, "turn-all": 26, "tick-all": 10, "propose": 9, "read": 6, "transfer": 1, "campaign": 2},
     "members": {"deliver": 20, "turn-all": 24, "member": 10, "tick-all": 8, "propose": 6, "compact": 3, "transfer": 1},
 }
+STALLING = {"stalled", "slow disks"}
 
 
 @dataclass(slots=True)
@@ -109,6 +124,8 @@ class Schedule:
         self.lockstep = False
         self.counter = 0
         self.odds: dict[str, float] = {}
+        # Nodes whose messages stay in flight for as long as the mood lasts, to arrive late.
+        self.stalled: set[int] = set()
         self.mood_left = 0
 
     def run(self) -> Failure | None:
@@ -157,13 +174,14 @@ class Schedule:
             return self._change_mood()
         self.mood_left -= 1
         act = self.random.choices(list(self.odds), list(self.odds.values()))[0]
-        return DRAWS[act](self) or ("deliver" if self.link() is not None else "tick all")
+        return DRAWS[act](self) or (self.deliver() if self.flowing() else "tick all")
 
     def _change_mood(self) -> str | None:
         draw = self.random
         mood = draw.choice(list(MOODS)) if self.odds else "rounds"
         self.odds = MOODS[mood]
         self.mood_left = draw.randint(10, 60)
+        self.stalled = {self.leader() if draw.random() < 0.6 else self.anyone()} if mood in STALLING else set()
         if mood == "cut off":
             return f"isolate {self.leader() if draw.random() < 0.5 else self.anyone()}"
         if self.cluster.cut and draw.random() < 0.8:
@@ -188,11 +206,26 @@ class Schedule:
 
     def link(self) -> tuple[str, int] | None:
         """A link with messages in flight, and how many."""
-        full = [(way, len(link)) for way, link in self.cluster.links.items() if link]
+        full = [(way, len(self.cluster.links[way])) for way in self.flowing()]
         if not full:
             return None
         (sender, receiver), count = self.random.choice(full)
         return f"{sender}>{receiver}", count
+
+    def flowing(self) -> list[tuple[int, int]]:
+        """The links with messages in flight that are not held up."""
+        return [way for way, link in self.cluster.links.items() if link and self.stalled.isdisjoint(way)]
+
+    def deliver(self) -> str | None:
+        """A round of deliveries, on all links that are not held up."""
+        if not self.stalled:
+            return "deliver"
+        ways = " ".join(f"{sender}>{receiver}" for sender, receiver in self.flowing())
+        return f"deliver {ways}" if ways else None
+
+    def tick_all(self) -> str:
+        """One tick of everybody or, at times, of everybody but one, whose process is paused."""
+        return f"tick-others {self.leader()}" if self.random.random() < 0.25 else "tick all"
 
     def name(self, prefix: str) -> str:
         """A new text."""
@@ -277,14 +310,14 @@ DRAWS = {
     "jump": lambda s: s.message("pass"),
     "lose": lambda s: s.message("lose"),
     "copy": lambda s: s.message("copy"),
-    "deliver": lambda _: "deliver",
+    "deliver": Schedule.deliver,
     "turn": lambda s: on("turn", s.busy("busy")),
     "turn-all": lambda _: "turn all",
     "ready": lambda s: on("ready", s.busy("has_ready")),
     "persist": lambda s: on("persist", s.busy("writing")),
     "apply": lambda s: on("apply", s.busy("applying")),
     "tick": Schedule.tick,
-    "tick-all": lambda _: "tick all",
+    "tick-all": Schedule.tick_all,
     "tick-long": lambda s: "tick all 4" if s.lockstep else f"tick {s.anyone()} {s.random.randint(5, 20)}",
     "propose": lambda s: f"propose {s.leader()} {s.name('x')}",
     "batch": lambda s: f"propose {s.leader()} {s.name('a')} {s.name('b')} {s.name('c')}",
