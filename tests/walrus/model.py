@@ -228,7 +228,7 @@ class Model:
     def __init__(self, *, lag: int = 0) -> None:
         self.lag = lag
         self.topics: dict[str, TopicModel] = {}
-        self._deleted: dict[str, TopicModel] = {}  # deletions that have begun
+        self._deleted: dict[str, list[TopicModel]] = {}  # by deletions that are not durable yet
 
     def topic(self, name: str) -> TopicModel:
         """The model of a topic, made when it is first spoken of."""
@@ -255,7 +255,7 @@ class Model:
                 self.topic(name).clamp_cursors(offset)
                 self.topic(name).trims.push(0)
             case Delete(name):
-                self._deleted[name] = self.topics.pop(name, TopicModel())
+                self._deleted.setdefault(name, []).append(self.topics.pop(name, TopicModel()))
             case Read(name, cursor, max_bytes):
                 topic = self.topic(name)
                 position, end = topic.cursor(cursor), topic.entries.newest.end
@@ -295,7 +295,7 @@ class Model:
         """An independent copy, to judge a crash at this moment."""
         twin = Model(lag=self.lag)
         twin.topics = {name: topic.copy() for name, topic in self.topics.items()}
-        twin._deleted = {name: topic.copy() for name, topic in self._deleted.items()}
+        twin._deleted = {name: [topic.copy() for topic in topics] for name, topics in self._deleted.items()}
         return twin
 
     def check(self, shown: dict[str, Seen]) -> None:
@@ -303,15 +303,16 @@ class Model:
         for name in {*shown, *self.topics, *self._deleted}:
             seen = shown.get(name, absent)
             reasons = []
-            for topic in (self.topics.get(name), self._deleted.get(name)):
-                reason = _mismatch(topic, seen, self.lag) if topic else None
-                if topic and reason is None:
+            present = [self.topics[name]] if name in self.topics else []
+            for topic in [*present, *self._deleted.get(name, ())]:
+                reason = _mismatch(topic, seen, self.lag)
+                if reason is None:
                     break
                 reasons.append(reason)
             else:
                 if is_absent(seen) and (name in self._deleted or name not in self.topics):
                     continue
-                raise AssertionError(f"topic {name!r} shows {_brief(seen)}: {'; '.join(filter(None, reasons))}")
+                raise AssertionError(f"topic {name!r} shows {_brief(seen)}: {'; '.join(reasons)}")
 
     def adopt(self, shown: dict[str, Seen]) -> None:
         """What a recovered log shows is from now on the only state allowed."""
