@@ -21,11 +21,14 @@ import uvloop
 
 from octopii.config import parse_address
 from octopii.errors import CallTimeout, ConfigError, OctopiiError, RefusedError, ShuttingDown
-from octopii.node.operations import AsyncOperations, BlockingOperations, Operation, ask
+from octopii.node.gathering import Command, Gatherer
+from octopii.node.host import ThreadSink
+from octopii.node.operations import AsyncOperations, BlockingOperations, Kind, Operation, ask, value_of
 from octopii.node.security import make_context
 from octopii.node.transport import Connection, Frames, dial, unexpected
 from octopii.wire import requests
 from octopii.wire.call import CallLimits, CallMachine, Fail, Resolve
+from octopii.wire.codec import Answer
 from octopii.wire.courier import Send
 from octopii.wire.frames import FrameType, encode_frame
 from octopii.wire.handshake import Handshake, Hello, Refusal, Role, Standing, judge
@@ -128,6 +131,10 @@ class ClientCore:
         self._lines: dict[str, _Line] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._resolve: dict[int, Callable[[object], None]] = {}
+        limits = settings.limits or CallLimits()
+        self._gatherer = Gatherer(
+            group_calls=limits.group_calls, group_bytes=limits.group_bytes, max_pending=limits.max_waiting_calls
+        )
         self._turn_due = False
         self._timer: asyncio.TimerHandle | None = None
         self.refusal: RefusedError | None = None
@@ -147,6 +154,11 @@ class ClientCore:
         self._wake()
         return call_id
 
+    def push(self, command: Command) -> None:
+        """Bring a single command, on this loop; those that come before the next turn go out together."""
+        self._gatherer.push(command)
+        self._wake()
+
     def cancel(self, call_id: int) -> None:
         """Nobody waits any more."""
         if self._resolve.pop(call_id, None) is not None:
@@ -160,9 +172,12 @@ class ClientCore:
     def _turn(self) -> None:
         self._turn_due = False
         now = time.monotonic()
+        self._gatherer.start(self.machine, now, self._expect)
         while actions := self.machine.poll(now):
             for action in actions:
                 self._carry_out(action)
+        if self._gatherer.waiting:
+            self._wake()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -200,6 +215,9 @@ class ClientCore:
         if self.refusal is not None and type(error).__name__ == "NoLeader":
             return self.refusal
         return error
+
+    def _expect(self, call_id: int, resolve: Callable[[object], None]) -> None:
+        self._resolve[call_id] = resolve
 
     def _answer(self, call_id: int, result: object) -> None:
         resolve = self._resolve.pop(call_id, None)
@@ -260,6 +278,24 @@ class ClientCore:
             self._timer.cancel()
 
 
+class _HereSink:
+    """Resolves futures of the loop that the client runs on."""
+
+    def put(self, waiters: list[object], results: list[object]) -> None:
+        """Resolve them now."""
+        for future, result in zip(waiters, results, strict=True):
+            assert isinstance(future, asyncio.Future)
+            if not future.done():
+                if isinstance(result, BaseException):
+                    future.set_exception(result)
+                else:
+                    future.set_result(result)
+
+
+_here = _HereSink()
+_threads = ThreadSink()
+
+
 class Client(AsyncOperations):
     """A client for asyncio, on the event loop that first uses it.
 
@@ -288,12 +324,21 @@ class Client(AsyncOperations):
         self._core: ClientCore | None = None
         self._closed = False
 
-    async def _run(self, operation: Operation[T], timeout: float | None) -> T:
+    def _started(self) -> ClientCore:
         if self._closed:
             raise ShuttingDown("the client is closed")
         if self._core is None:
             self._core = ClientCore(self._settings)
-        core, future = self._core, asyncio.get_running_loop().create_future()
+        return self._core
+
+    async def _run_one(self, kind: Kind, command: bytes, timeout: float | None) -> bytes:
+        core, future = self._started(), asyncio.get_running_loop().create_future()
+        seconds = self._settings.timeout if timeout is None else timeout
+        core.push(Command(kind, seconds, command, future, _here))
+        return value_of(await future)
+
+    async def _run(self, operation: Operation[T], timeout: float | None) -> T:
+        core, future = self._started(), asyncio.get_running_loop().create_future()
 
         def resolve(result: object) -> None:
             if not future.done():
@@ -397,6 +442,17 @@ class BlockingClient(BlockingOperations):
         try:
             return operation.convert(future.result(seconds + close_seconds))
         except concurrent.futures.TimeoutError:
+            raise CallTimeout(f"the client's thread did not answer within {seconds:g} s") from None
+
+    def _run_one(self, kind: Kind, command: bytes, timeout: float | None) -> bytes:
+        loop, core = self._start()
+        seconds = self._settings.timeout if timeout is None else timeout
+        future: concurrent.futures.Future[Answer] = concurrent.futures.Future()
+        loop.call_soon_threadsafe(core.push, Command(kind, seconds, command, future, _threads))
+        try:
+            return value_of(future.result(seconds + close_seconds))
+        except concurrent.futures.TimeoutError:
+            future.cancel()
             raise CallTimeout(f"the client's thread did not answer within {seconds:g} s") from None
 
     def call(self, command: bytes | str, *, timeout: float | None = None) -> bytes:

@@ -22,7 +22,7 @@ from octopii.wire.requests import (
     Propose,
     ProposeAnswers,
     Query,
-    QueryAnswer,
+    QueryAnswers,
     Reply,
     Request,
     SessionOpened,
@@ -202,7 +202,7 @@ class ModelCluster:
         elif isinstance(request, Propose):
             self.reply(address, self._apply(request.request_id, request.group))
         elif isinstance(request, Query):
-            self.reply(address, QueryAnswer(request.request_id, b"answer"))
+            self.reply(address, QueryAnswers(request.request_id, [b"answer"] * len(request.commands)))
         else:
             self.reply(address, Done(request.request_id, self._index))
 

@@ -41,7 +41,7 @@ REQUESTS: list[requests.Request] = [
     requests.Propose(1, GROUP),
     requests.SessionRequest(request_id=2, nonce=b"n" * 16, ttl_ns=1),
     requests.SessionEnd(3, 7),
-    requests.Query(request_id=4, consistency=requests.Consistency.LEASE, command=b"GET a", timeout_ns=10**9),
+    requests.Query(request_id=4, consistency=requests.Consistency.LEASE, commands=[b"GET a"], timeout_ns=10**9),
     requests.StatusRequest(5),
     requests.PeerProgressRequest(6, 2),
     requests.ChangeMembership(
@@ -62,8 +62,8 @@ REQUESTS: list[requests.Request] = [
 REPLIES: list[requests.Reply] = [
     requests.ProposeAnswers(1, ANSWERS),
     requests.SessionOpened(2, 7),
-    requests.QueryAnswer(3, b"1"),
-    requests.QueryAnswer(3, CommandErrorAnswer("no")),
+    requests.QueryAnswers(3, [b"1"]),
+    requests.QueryAnswers(3, [CommandErrorAnswer("no")]),
     requests.Done(4, 99),
     requests.Report(5, b'{"id": 1}'),
     FAILURE,

@@ -76,14 +76,14 @@ def test_an_empty_batch_is_answered_without_anybody() -> None:
 def test_queries_and_other_requests_need_no_session() -> None:
     """They are answered by the struct that belongs to them."""
     model = cluster()
-    query = model.machine.query(b"GET a", consistency=Consistency.STALE, deadline=5.0, now=0.0)
+    query = model.machine.query([b"GET a"], consistency=Consistency.STALE, deadline=5.0, now=0.0)
     other = model.machine.ask(Campaign(0), deadline=5.0)
     model.run(1.0)
-    assert model.outcomes[query] == b"answer"
+    assert model.outcomes[query] == [b"answer"]
     assert isinstance(model.outcomes[other], Done)
     assert not any(isinstance(request, SessionRequest) for _, request in model.sent)
     assert model.sent[0][1] == Query(
-        request_id=1, consistency=Consistency.STALE, command=b"GET a", timeout_ns=5_000_000_000
+        request_id=1, consistency=Consistency.STALE, commands=[b"GET a"], timeout_ns=5_000_000_000
     )
 
 
@@ -182,7 +182,7 @@ def test_reads_are_repeated_and_changes_are_not() -> None:
     """After a lost link a query goes out again; a request that changes something ends as of unknown outcome."""
     model = silent()
     reads = [
-        model.machine.query(b"q", consistency=Consistency.LINEARIZABLE, deadline=10.0, now=0.0),
+        model.machine.query([b"q"], consistency=Consistency.LINEARIZABLE, deadline=10.0, now=0.0),
         model.machine.ask(ReadIndex(0), deadline=10.0),
         model.machine.ask(StatusRequest(0), deadline=10.0),
     ]

@@ -34,7 +34,7 @@ def test_a_call_that_was_never_sent_was_not_applied() -> None:
     model.faults = Faults(no_dial=1.0)
     calls = [
         model.machine.propose([b"x"], deadline=1.0),
-        model.machine.query(b"q", consistency=Consistency.STALE, deadline=1.0, now=0.0),
+        model.machine.query([b"q"], consistency=Consistency.STALE, deadline=1.0, now=0.0),
     ]
     model.run(2.0)
     assert all(type(model.outcomes[call]) is NoLeader for call in calls)
@@ -157,7 +157,7 @@ def test_cancelled_calls_have_no_outcome() -> None:
     waiting = model.machine.propose([b"waiting"], deadline=10.0)
     model.machine.cancel(waiting)
     sent = model.machine.propose([b"sent"], deadline=10.0)
-    query = model.machine.query(b"q", consistency=Consistency.STALE, deadline=10.0, now=0.0)
+    query = model.machine.query([b"q"], consistency=Consistency.STALE, deadline=10.0, now=0.0)
     model.run(0.5)
     model.machine.cancel(sent)
     model.machine.cancel(query)
@@ -171,7 +171,7 @@ def test_cancelled_calls_have_no_outcome() -> None:
 def test_an_error_of_the_state_machine_is_the_outcome_of_a_query() -> None:
     """A query that is not supported is not tried again."""
     model = silent()
-    call = model.machine.query(b"q", consistency=Consistency.STALE, deadline=10.0, now=0.0)
+    call = model.machine.query([b"q"], consistency=Consistency.STALE, deadline=10.0, now=0.0)
     model.run(0.5)
     model.fail(FailureKind.QUERY_NOT_SUPPORTED, text="KvStateMachine answers no queries")
     model.run(1.0)

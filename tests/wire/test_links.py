@@ -44,7 +44,7 @@ def test_the_link_in_use_stays_while_the_leader_is_dialled() -> None:
     """Requests that are outstanding on the old link are still answered on it."""
     model = silent()
     model.leader = 0
-    call = model.machine.query(b"q", consistency=Consistency.STALE, deadline=5.0, now=0.0)
+    call = model.machine.query([b"q"], consistency=Consistency.STALE, deadline=5.0, now=0.0)
     model.run(0.2)
     address, request = model.sent[-1]
     leader = 1 + model.node_of(address) % 3
@@ -54,7 +54,7 @@ def test_the_link_in_use_stays_while_the_leader_is_dialled() -> None:
     model.leader = leader
     model._committed(address, request)
     model.run(0.6)
-    assert model.outcomes == {call: b"answer"}
+    assert model.outcomes == {call: [b"answer"]}
     assert set(model._links) == {model.address_of(leader)}
 
 

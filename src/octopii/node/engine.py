@@ -21,6 +21,7 @@ import msgspec
 
 from octopii.config import Config
 from octopii.errors import OctopiiError, RefusedError, ShuttingDown
+from octopii.node.gathering import Gatherer
 from octopii.node.peers import PeerLinks
 from octopii.node.security import client_context, server_context
 from octopii.node.server import Server, encode_replies
@@ -87,6 +88,10 @@ class Engine:
         self._sync_threads = sync_threads
         self.calls = CallMachine([LOCAL], rng=self._rng, limits=_local_limits(config))
         self._inbox: collections.deque[Handed] = collections.deque()
+        limits = _local_limits(config)
+        self.gatherer = Gatherer(
+            group_calls=limits.group_calls, group_bytes=limits.group_bytes, max_pending=config.max_pending_calls
+        )
         self._resolve: dict[int, Callable[[object], None]] = {}
         self._turn_due = False
         self._in_turn = False
@@ -176,6 +181,10 @@ class Engine:
     def hand_over(self, handed: Handed) -> None:
         """Bring a call from any thread; many that come before the next turn cost one wake-up."""
         self._inbox.append(handed)
+        self.wake_from_thread()
+
+    def wake_from_thread(self) -> None:
+        """Have a turn soon, from any thread."""
         if not self._turn_due:
             self._turn_due = True
             self._loop.call_soon_threadsafe(self.turn)
@@ -207,10 +216,13 @@ class Engine:
             self.replica.advance_clock(now, time.time_ns())
             while self._inbox:
                 self._inbox.popleft()(self.calls, now)
+            self.gatherer.start(self.calls, now, self.expect)
             self._carry_out_calls()
             while work := self.replica.poll():
                 self._carry_out(work, now)
                 self._carry_out_calls()
+            if self.gatherer.waiting:
+                self.wake()
             self._schedule_wake(now)
             self._introduce_anew()
             self._tell_leader()

@@ -17,10 +17,12 @@ import uvloop
 from octopii.config import Config
 from octopii.errors import CallTimeout, OctopiiError, ShuttingDown
 from octopii.node.engine import Engine
-from octopii.node.operations import Operation
+from octopii.node.gathering import Command, Sink, check_size
+from octopii.node.operations import Kind, Operation, value_of
 from octopii.node.workers import SyncThreads
 from octopii.state_machine import StateMachine
 from octopii.wire.call import CallMachine
+from octopii.wire.codec import Answer
 
 logger = logging.getLogger("octopii.node")
 
@@ -38,21 +40,21 @@ class LoopSink:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
-        self._results: list[tuple[asyncio.Future[object], object]] = []
+        self._results: list[tuple[list[object], list[object]]] = []
         self._due = False
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> "LoopSink":
         """The one sink of a loop."""
-        sink = cls._sinks.get(loop)
-        if sink is None:
-            with cls._lock:
-                sink = cls._sinks.setdefault(loop, cls(loop))
-        return sink
+        with cls._lock:
+            sink = cls._sinks.get(loop)
+            if sink is None:
+                sink = cls._sinks[loop] = cls(loop)
+            return sink
 
-    def put(self, future: "asyncio.Future[object]", result: object) -> None:
-        """From the node's thread: have the future resolved soon."""
-        self._results.append((future, result))
+    def put(self, waiters: list[object], results: list[object]) -> None:
+        """From the node's thread: have the futures resolved soon."""
+        self._results.append((waiters, results))
         if not self._due:
             self._due = True
             loop = self._loop()
@@ -64,9 +66,25 @@ class LoopSink:
 
     def _flush(self) -> None:
         self._due = False
-        results, self._results = self._results, []
-        for future, result in results:
-            if not future.done():
+        batches, self._results = self._results, []
+        for futures, results in batches:
+            for future, result in zip(futures, results, strict=True):
+                assert isinstance(future, asyncio.Future)
+                if not future.done():
+                    if isinstance(result, BaseException):
+                        future.set_exception(result)
+                    else:
+                        future.set_result(result)
+
+
+class ThreadSink:
+    """Brings results back to the futures of plain threads."""
+
+    def put(self, waiters: list[object], results: list[object]) -> None:
+        """From the node's thread: resolve the futures."""
+        for future, result in zip(waiters, results, strict=True):
+            assert isinstance(future, concurrent.futures.Future)
+            if future.set_running_or_notify_cancel():
                 if isinstance(result, BaseException):
                     future.set_exception(result)
                 else:
@@ -90,6 +108,9 @@ class Host:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._engine: Engine | None = None
+        # The loop that called last, and its sink: one tuple, because several threads look at it.
+        self._last: tuple[weakref.ref[asyncio.AbstractEventLoop] | None, Sink] = (None, ThreadSink())
+        self._thread_sink = ThreadSink()
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -187,12 +208,43 @@ class Host:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[object] = loop.create_future()
         sink = LoopSink.of(loop)
-        started = self._hand_over(operation, timeout, lambda result: sink.put(future, result))
+        started = self._hand_over(operation, timeout, lambda result: sink.put([future], [result]))
         try:
             return operation.convert(await future)
         except asyncio.CancelledError:
             self._cancel(started)
             raise
+
+    async def run_one(self, kind: Kind, command: bytes, timeout: float | None) -> bytes:
+        """Carry out one command for a coroutine on any event loop."""
+        loop = asyncio.get_running_loop()
+        last, sink = self._last
+        if last is None or last() is not loop:
+            sink = LoopSink.of(loop)
+            self._last = (weakref.ref(loop), sink)
+        future = loop.create_future()
+        self._push(kind, command, timeout, future, sink)
+        return value_of(await future)
+
+    def run_one_blocking(self, kind: Kind, command: bytes, timeout: float | None) -> bytes:
+        """Carry out one command for a plain thread."""
+        future: concurrent.futures.Future[Answer] = concurrent.futures.Future()
+        self._push(kind, command, timeout, future, self._thread_sink)
+        seconds = self.config.call_timeout if timeout is None else timeout
+        try:
+            return value_of(future.result(seconds + shutdown_seconds))
+        except concurrent.futures.TimeoutError:
+            future.cancel()
+            raise CallTimeout(f"node {self.config.node_id} did not answer within {seconds:g} s") from None
+
+    def _push(self, kind: Kind, command: bytes, timeout: float | None, waiter: object, sink: Sink) -> None:
+        engine = self._engine
+        if engine is None or engine.failed is not None or self._ended.is_set():
+            engine = self.engine  # raises what is the matter
+        check_size(command, self.config.max_command_bytes)
+        seconds = self.config.call_timeout if timeout is None else timeout
+        engine.gatherer.push(Command(kind, seconds, command, waiter, sink))
+        engine.wake_from_thread()
 
     def run_blocking(self, operation: Operation[T], timeout: float | None) -> T:
         """Carry out an operation for a plain thread."""

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from octopii.config import Config
 from octopii.node.host import Host
-from octopii.node.operations import AsyncOperations, Operation
+from octopii.node.operations import AsyncOperations, Kind, Operation
 from octopii.raft import ConfState
 from octopii.replica.status import describe
 from octopii.state_machine import StateMachine
@@ -88,3 +88,6 @@ class OctopiiNode(NodeFacts, AsyncOperations):
 
     async def _run(self, operation: Operation[T], timeout: float | None) -> T:
         return await self._host.run(operation, timeout)
+
+    async def _run_one(self, kind: Kind, command: bytes, timeout: float | None) -> bytes:
+        return await self._host.run_one(kind, command, timeout)

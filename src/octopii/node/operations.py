@@ -7,13 +7,14 @@ call begins (`wire.call.CallMachine` carries it out) and how its result looks to
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 
-from octopii.errors import ApplyFailed, CommandError
+from octopii.errors import ApplyFailed, CommandError, QueryNotSupported
 from octopii.wire import requests
 from octopii.wire.call import CallMachine, unwrap
+from octopii.wire.codec import Answer
 from octopii.wire.requests import Consistency, Done, MemberChange, MemberOperation, Report, Request
 
 T = TypeVar("T")
@@ -26,6 +27,10 @@ _CONSISTENCIES: dict[str, Consistency] = {
     "lease": Consistency.LEASE,
     "stale": Consistency.STALE,
 }
+
+
+Kind: TypeAlias = Consistency | None
+"""What a single command is: a query of some consistency, or (None) a proposal."""
 
 
 class Operation(msgspec.Struct, Generic[T], frozen=True, gc=False):
@@ -46,18 +51,14 @@ def as_bytes(command: bytes | bytearray | memoryview | str) -> bytes:
     raise TypeError(f"a command is bytes (or str, taken as UTF-8), not {type(command).__name__}")
 
 
-def _one(answers: list[Any]) -> bytes:
-    answer = answers[0]
+def value_of(answer: Answer) -> bytes:
+    """What a single call returns for an answer; raises what it raises."""
     if type(answer) is bytes:
         return answer
     found = unwrap(answer)
     if isinstance(found, bytes):
         return found
     raise found
-
-
-def _answer(answer: Any) -> bytes:
-    return _one([answer])
 
 
 def _index(done: Done) -> int:
@@ -73,10 +74,10 @@ def _facts(report: Report) -> dict[str, Any]:
     return facts
 
 
-def propose(command: bytes | str) -> Operation[bytes]:
-    """Replicate and apply one command."""
-    commands = [as_bytes(command)]
-    return Operation(lambda machine, _now, deadline: machine.propose(commands, deadline=deadline), _one)
+def _unwrapped(answer: Answer) -> bytes | CommandError | ApplyFailed:
+    found = unwrap(answer)
+    assert not isinstance(found, QueryNotSupported)
+    return found
 
 
 def propose_batch(commands: Sequence[bytes | str]) -> Operation[list[bytes | CommandError | ApplyFailed]]:
@@ -84,19 +85,16 @@ def propose_batch(commands: Sequence[bytes | str]) -> Operation[list[bytes | Com
     batch = [as_bytes(command) for command in commands]
     return Operation(
         lambda machine, _now, deadline: machine.propose(batch, deadline=deadline),
-        lambda answers: [unwrap(answer) for answer in answers],
+        lambda answers: [_unwrapped(answer) for answer in answers],
     )
 
 
-def query(command: bytes | str, consistency: str) -> Operation[bytes]:
-    """Ask the state machine; raises `ValueError` for an unknown consistency."""
+def kind_of_query(consistency: str) -> Consistency:
+    """The level that a name stands for; raises `ValueError`."""
     level = _CONSISTENCIES.get(consistency)
     if level is None:
         raise ValueError(f"consistency is one of {', '.join(_CONSISTENCIES)}, not {consistency!r}")
-    data = as_bytes(command)
-    return Operation(
-        lambda machine, now, deadline: machine.query(data, consistency=level, deadline=deadline, now=now), _answer
-    )
+    return level
 
 
 def ask(request: Request, convert: Callable[[Any], T]) -> Operation[T]:
@@ -125,13 +123,17 @@ class AsyncOperations:
     async def _run(self, operation: Operation[T], timeout: float | None) -> T:
         raise NotImplementedError
 
+    async def _run_one(self, kind: Kind, command: bytes, timeout: float | None) -> bytes:
+        """Carry out one proposal or query; those that come together share an entry, or a read."""
+        raise NotImplementedError
+
     async def propose(self, command: bytes | str, *, timeout: float | None = None) -> bytes:
         """Replicate one command and return what `apply` returned, applied exactly once.
 
         Raises `CommandError` or `ApplyFailed` (the machine's answer), a `NotApplied` (it will never count), or an
         `OutcomeUnknown` (it may count, at most once). Cancelling leaves the outcome unknown.
         """
-        return await self._run(propose(command), timeout)
+        return await self._run_one(None, as_bytes(command), timeout)
 
     async def propose_batch(
         self, commands: Sequence[bytes | str], *, timeout: float | None = None
@@ -143,7 +145,7 @@ class AsyncOperations:
         self, command: bytes | str, *, consistency: ConsistencyName = "linearizable", timeout: float | None = None
     ) -> bytes:
         """Ask the state machine, from any node. Raises `QueryNotSupported`, `CommandError`, a `NotApplied`, ..."""
-        return await self._run(query(command, consistency), timeout)
+        return await self._run_one(kind_of_query(consistency), as_bytes(command), timeout)
 
     async def read_index(self, *, timeout: float | None = None) -> int:
         """A log index that covers every call acknowledged before, in the whole cluster (Raft thesis, section 6.4)."""
@@ -208,9 +210,13 @@ class BlockingOperations:
     def _run(self, operation: Operation[T], timeout: float | None) -> T:
         raise NotImplementedError
 
+    def _run_one(self, kind: Kind, command: bytes, timeout: float | None) -> bytes:
+        """See `AsyncOperations._run_one`."""
+        raise NotImplementedError
+
     def propose(self, command: bytes | str, *, timeout: float | None = None) -> bytes:
         """See `AsyncOperations.propose`."""
-        return self._run(propose(command), timeout)
+        return self._run_one(None, as_bytes(command), timeout)
 
     def propose_batch(
         self, commands: Sequence[bytes | str], *, timeout: float | None = None
@@ -222,7 +228,7 @@ class BlockingOperations:
         self, command: bytes | str, *, consistency: ConsistencyName = "linearizable", timeout: float | None = None
     ) -> bytes:
         """See `AsyncOperations.query`."""
-        return self._run(query(command, consistency), timeout)
+        return self._run_one(kind_of_query(consistency), as_bytes(command), timeout)
 
     def read_index(self, *, timeout: float | None = None) -> int:
         """See `AsyncOperations.read_index`."""

@@ -7,7 +7,7 @@ from octopii.config import Config
 from octopii.errors import ConfigError
 from octopii.node.host import Host
 from octopii.node.node import NodeFacts
-from octopii.node.operations import BlockingOperations, Operation
+from octopii.node.operations import BlockingOperations, Kind, Operation
 from octopii.node.workers import SyncThreads
 from octopii.state_machine import StateMachine
 
@@ -50,6 +50,9 @@ class BlockingNode(NodeFacts, BlockingOperations):
 
     def _run(self, operation: Operation[T], timeout: float | None) -> T:
         return self._host.run_blocking(operation, timeout)
+
+    def _run_one(self, kind: Kind, command: bytes, timeout: float | None) -> bytes:
+        return self._host.run_one_blocking(kind, command, timeout)
 
 
 class OctopiiRuntime:

@@ -18,16 +18,15 @@ from octopii.errors import NoLeader, OctopiiError, Overloaded, TooLarge
 from octopii.replica.calls import Leadership
 from octopii.replica.jobs import Queried, QueryJob
 from octopii.replica.work import Origin, Outbox
-from octopii.wire.codec import ApplyFailedAnswer
-from octopii.wire.requests import Consistency, Done, Failure, FailureKind, Query, QueryAnswer, ReadIndex
+from octopii.wire.requests import Consistency, Done, Failure, FailureKind, Query, QueryAnswers, ReadIndex
 
 
 class Question(msgspec.Struct, frozen=True, gc=False):
-    """A query, or a bare request for the read index (`command` is None), and when its caller stops waiting."""
+    """Queries of one request, none for the read index itself, and when their caller stops waiting."""
 
     origin: Origin
     request_id: int
-    command: bytes | None
+    commands: list[bytes]
     deadline: float
 
 
@@ -65,12 +64,12 @@ class Reads:
 
     def query(self, origin: Origin, request: Query, *, now: float, lease_index: int | None) -> None:
         """Take a question from a client; `lease_index` is the commit index while the lease holds, else None."""
-        error = self._objection(len(request.command))
+        error = self._objection(request.commands)
         if error is not None:
             self._outbox.reply(origin, self._leadership.failure(error, request.request_id))
             return
-        question = Question(origin, request.request_id, request.command, now + request.timeout_ns / 1e9)
-        self._pending += 1
+        question = Question(origin, request.request_id, request.commands, now + request.timeout_ns / 1e9)
+        self._pending += len(request.commands)
         if request.consistency is Consistency.STALE:
             self._ask(Asked([question], lease=False))
         elif request.consistency is Consistency.LEASE and lease_index is not None:
@@ -85,12 +84,12 @@ class Reads:
             self._outbox.reply(origin, self._leadership.failure(self.refusal, request.request_id))
             return
         self._pending += 1
-        self._waiting.append(Question(origin, request.request_id, None, now + self._config.call_timeout))
+        self._waiting.append(Question(origin, request.request_id, [], now + self._config.call_timeout))
 
-    def _objection(self, size: int) -> OctopiiError | None:
+    def _objection(self, commands: list[bytes]) -> OctopiiError | None:
         if self.refusal is not None:
             return self.refusal
-        limit = self._config.max_command_bytes
+        size, limit = max(map(len, commands)), self._config.max_command_bytes
         if size > limit:
             return TooLarge(f"a query of {size} bytes is over max_command_bytes = {limit}", size=size, limit=limit)
         if self._pending >= self._config.max_pending_calls:
@@ -116,7 +115,7 @@ class Reads:
             return
         questions = []
         for question in finished.questions:
-            if question.command is None:
+            if not question.commands:
                 self._pending -= 1
                 self._outbox.reply(question.origin, Done(question.request_id, index))
             else:
@@ -138,7 +137,7 @@ class Reads:
     def _ask(self, asked: Asked) -> None:
         self._count += 1
         self._asked[self._count] = asked
-        commands = [question.command for question in asked.questions if question.command is not None]
+        commands = [command for question in asked.questions for command in question.commands]
         self._outbox.job(QueryJob(self._count, commands))
 
     def answered(self, result: Queried, *, lease_holds: bool) -> None:
@@ -152,14 +151,12 @@ class Reads:
         if asked.lease and not lease_holds:
             self._waiting += asked.questions
             return
-        self._pending -= len(asked.questions)
-        reply = self._outbox.reply
-        for question, answer in zip(asked.questions, result.answers, strict=True):
-            if type(answer) is ApplyFailedAnswer and answer.exception == "QueryNotSupported":
-                kind = FailureKind.QUERY_NOT_SUPPORTED
-                reply(question.origin, Failure(request_id=question.request_id, kind=kind, text=answer.text))
-            else:
-                reply(question.origin, QueryAnswer(question.request_id, answer))
+        self._pending -= len(result.answers)
+        at = 0
+        for question in asked.questions:
+            end = at + len(question.commands)
+            self._outbox.reply(question.origin, QueryAnswers(question.request_id, result.answers[at:end]))
+            at = end
 
     def leadership_changed(self) -> None:
         """Rounds under way may never be confirmed: their questions start over."""
@@ -179,7 +176,7 @@ class Reads:
                 self._fail(question, self._leadership.failure(NoLeader("no leader confirmed the read in time"), 0))
 
     def _fail(self, question: Question, failure: Failure) -> None:
-        self._pending -= 1
+        self._pending -= len(question.commands) or 1
         self._outbox.reply(question.origin, msgspec.structs.replace(failure, request_id=question.request_id))
 
     def close(self, error: OctopiiError) -> None:

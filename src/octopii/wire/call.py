@@ -6,7 +6,7 @@ The driver's loop, the same for a program's client, a node's own calls and the s
     for action in machine.poll(now):                                   after each of these calls
         Connect, Disconnect      dial and shake hands, or close; then `connected` or `disconnected`
         Send(address, requests)  encode and write, in order
-        Resolve([(id, result)])  a list of answers for `propose`, one answer for `query`, a reply for `ask`
+        Resolve([(id, result)])  a list of answers for `propose` and `query`, a reply for `ask`
         Fail(id, error)          the exception to raise
     machine.receive(address, reply, now)                               for each reply that arrives
     machine.tick(now)                                                  at `machine.next_wake(now)`
@@ -43,6 +43,7 @@ from octopii.errors import (
     OctopiiError,
     OutcomeUnknown,
     Overloaded,
+    QueryNotSupported,
     Rejected,
     ShuttingDown,
     TooLarge,
@@ -59,7 +60,7 @@ from octopii.wire.requests import (
     FailureKind,
     ProposeAnswers,
     Query,
-    QueryAnswer,
+    QueryAnswers,
     Reply,
     Report,
     Request,
@@ -119,8 +120,8 @@ class CallLimits(msgspec.Struct, frozen=True, kw_only=True):
 # --- what the driver is to do -----------------------------------------------------------------------------------
 
 
-Result: TypeAlias = list[Answer] | Answer | Done | Report
-"""What a call came to: answers of `propose`, the answer of `query`, the reply to `ask`."""
+Result: TypeAlias = list[Answer] | Done | Report
+"""What a call came to: answers of `propose`, and of `query`, the reply to `ask`."""
 
 
 class Resolve(msgspec.Struct, frozen=True, gc=False):
@@ -139,13 +140,15 @@ class Fail(msgspec.Struct, frozen=True, gc=False):
 Action: TypeAlias = Connect | Disconnect | Send | Resolve | Fail
 
 
-def unwrap(answer: Answer) -> bytes | CommandError | ApplyFailed:
+def unwrap(answer: Answer) -> bytes | CommandError | ApplyFailed | QueryNotSupported:
     """Return an answer as users see it: the bytes, or the exception to raise or to put in their place."""
     if isinstance(answer, bytes):
         return answer
     if isinstance(answer, CommandErrorAnswer):
         return CommandError(answer.text)
     assert isinstance(answer, ApplyFailedAnswer)
+    if answer.exception == QueryNotSupported.__name__:
+        return QueryNotSupported(answer.text)
     return ApplyFailed(answer.text or f"apply raised {answer.exception}", exception=answer.exception)
 
 
@@ -202,11 +205,11 @@ class CallMachine:
             self._resolve(call, [])
         return call.id
 
-    def query(self, command: bytes, *, consistency: Consistency, deadline: float, now: float) -> int:
-        """Ask the state machine; return the call's id. Raises `Overloaded`, `ShuttingDown`."""
+    def query(self, commands: list[bytes], *, consistency: Consistency, deadline: float, now: float) -> int:
+        """Ask the state machine, all questions of one state; return the call's id. Raises as `propose` does."""
         timeout = min(max(deadline - now, 0.0) * 1e9, MAX_TIMEOUT_NS)
-        request = Query(request_id=0, consistency=consistency, command=command, timeout_ns=int(timeout))
-        return self.ask(request, deadline=deadline, size=len(command))
+        request = Query(request_id=0, consistency=consistency, commands=commands, timeout_ns=int(timeout))
+        return self.ask(request, deadline=deadline, size=sum(map(len, commands)))
 
     def ask(self, request: Request, *, deadline: float, size: int = 0) -> int:
         """Send any other request (its number is chosen here); return the call's id. Raises as `query` does."""
@@ -375,8 +378,10 @@ class CallMachine:
                 reply.session, window_calls=limits.window_calls, window_bytes=limits.window_bytes, now=now
             )
         elif isinstance(attempt, Single):
-            if isinstance(reply, QueryAnswer) and isinstance(attempt.template, Query):
-                self._resolve(attempt.call, reply.answer)
+            if isinstance(reply, QueryAnswers) and isinstance(attempt.template, Query):
+                if len(reply.answers) != len(attempt.template.commands):
+                    return False
+                self._resolve(attempt.call, reply.answers)
             elif isinstance(reply, Done | Report) and not isinstance(attempt.template, Query):
                 self._resolve(attempt.call, reply)
             else:

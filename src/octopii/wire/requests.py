@@ -42,9 +42,9 @@ from octopii.errors import (
     WrongCluster,
 )
 from octopii.wire.codec import (
+    MAX_COMMANDS_PER_GROUP,
     MAX_GROUPS_PER_ENTRY,
     Address,
-    Answer,
     Answers,
     Buffer,
     CallGroup,
@@ -135,11 +135,14 @@ class SessionEnd(msgspec.Struct, array_like=True, tag=3, frozen=True, gc=False):
 
 
 class Query(msgspec.Struct, array_like=True, tag=4, frozen=True, kw_only=True, gc=False):
-    """Ask the state machine; answered by `QueryAnswer`. After `timeout_ns` the client no longer waits."""
+    """Ask the state machine, several questions at once; answered by `QueryAnswers`.
+
+    All are asked of one state. After `timeout_ns` the client no longer waits.
+    """
 
     request_id: Number
     consistency: Consistency
-    command: bytes
+    commands: Annotated[list[bytes], Meta(min_length=1, max_length=MAX_COMMANDS_PER_GROUP)]
     timeout_ns: Number
 
 
@@ -245,11 +248,11 @@ class SessionOpened(msgspec.Struct, array_like=True, tag=2, frozen=True, gc=Fals
     session: Number
 
 
-class QueryAnswer(msgspec.Struct, array_like=True, tag=3, frozen=True, gc=False):
-    """What the state machine said."""
+class QueryAnswers(msgspec.Struct, array_like=True, tag=3, frozen=True, gc=False):
+    """What the state machine said to each question, in order."""
 
     request_id: Number
-    answer: Answer
+    answers: Answers
 
 
 class Done(msgspec.Struct, array_like=True, tag=4, frozen=True, gc=False):
@@ -291,7 +294,7 @@ class LeaderHint(msgspec.Struct, array_like=True, tag=7, frozen=True, gc=False):
     address: Address
 
 
-Reply = ProposeAnswers | SessionOpened | QueryAnswer | Done | Report | Failure | LeaderHint
+Reply = ProposeAnswers | SessionOpened | QueryAnswers | Done | Report | Failure | LeaderHint
 """All that a node can say to a client."""
 
 
