@@ -92,7 +92,12 @@ class SyncThreads:
     """Threads that wait for `fdatasync`; shared by the nodes of a runtime."""
 
     def __init__(self, count: int = 1, *, name: str = "octopii") -> None:
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix=f"{name}-sync")
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"{name}-sync-{number}", daemon=True) for number in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, ticket: SyncTicket, done: Callable[[SyncTicket, BaseException | None], None]) -> None:
         """Run a ticket; `done` is called on the thread, with what it raised."""
@@ -105,8 +110,15 @@ class SyncThreads:
                 error = raised
             done(ticket, error)
 
-        self._pool.submit(run)
+        self._queue.put(run)
+
+    def _run(self) -> None:
+        while (run := self._queue.get()) is not None:
+            run()
 
     def close(self) -> None:
-        """Finish what is under way, and end."""
-        self._pool.shutdown()
+        """Finish what is queued, and end."""
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
