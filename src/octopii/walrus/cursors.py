@@ -2,7 +2,7 @@
 
 import msgspec
 
-from octopii.walrus.catalog import Catalog, check_name, is_saved
+from octopii.walrus.catalog import Catalog, check_name
 from octopii.walrus.topic import Cursor, Topic
 
 

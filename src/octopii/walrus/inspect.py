@@ -1,139 +1,182 @@
-"""Looking at a log from outside, without a lock and without writing a byte; its owner may be running.
+"""Looking into a log without touching it, also while its owner runs: no lock is taken and no byte is written.
 
-A look is a moment's picture: the tables, the catalog and the tails as they were read. A running owner changes them
-meanwhile, so that a picture may not fit together. Damage stays where it is when one looks again and an owner's work
-does not: what is wrong counts only when it was seen in the same place `_looks` times in a row.
-
-What is shown may include entries whose sync has not returned yet: a crash of the machine may still take them back.
+What is shown is the log as it was found by the last `refresh`. An owner that writes meanwhile may use blocks again
+while they are read, or be half way through something: what looks like damage is read once more, and counts only when
+it is found again with nothing changed, or again and again.
 """
 
 from collections.abc import Callable
-from typing import Final, TypeVar
+from types import TracebackType
+from typing import Final, Literal, TypeVar
 
 import msgspec
+from xxhash import xxh3_64_intdigest
 
 from octopii.errors import CorruptLogError, OffsetTrimmedError, UnknownFormatError
 from octopii.walrus import opening
-from octopii.walrus.catalog import check_name
-from octopii.walrus.opening import Loaded
 from octopii.walrus.reader import Entry, Reader
 from octopii.walrus.segment import SegmentStore
+from octopii.walrus.topic import Topic
 from octopii.walrus.verify import Damage, Report, verify
 from octopii.walrus.vfs import FileSystem, RealFileSystem
 from octopii.walrus.walrus import stats_of
 
-_looks: Final = 3  # in a row that have to find the same damage
-_most_looks: Final = 100  # at a log whose owner is so busy that no two looks agree
+__all__ = ["Damage", "ReadOnlyLog", "TopicFacts"]
+
+_most_attempts: Final = 20
 
 Result = TypeVar("Result")
 
 
 class TopicFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A topic in numbers: offsets, size in bytes with headers, blocks, and its cursors' saved positions."""
+    """A topic in numbers: offsets, size in bytes with headers, blocks, and its cursors' positions."""
 
     name: str
     first_offset: int
     next_offset: int
-    blocks: int
     bytes: int
+    blocks: int
     cursors: dict[str, int]
 
 
 class ReadOnlyLog:
-    """A log somebody else may own. Raises `CorruptLogError`, `UnknownFormatError`, `FileNotFoundError`."""
+    """A log, read-only. Raises `CorruptLogError`, `UnknownFormatError`, and `OSError` where it can't be read."""
 
     def __init__(self, path: str, *, vfs: FileSystem | None = None) -> None:
         self.path = path
         self._vfs = vfs if vfs is not None else RealFileSystem()
-        self._loaded, self._reader = self._certain(self._look)
+        self._store: SegmentStore | None = None
+        self._topics: dict[str, Topic] = {}
+        self._catalog: Topic | None = None
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look again: what was appended, trimmed or cut since is seen."""
+        self._patiently(self._load)
+
+    def _load(self) -> None:
+        self.close()
+        found = opening.find_superblock(self._vfs, self.path)
+        if found is None:
+            raise UnknownFormatError(f"{self.path} holds no log", path=self.path, version=None)
+        store = SegmentStore(self._vfs, self.path, found[0], writable=False)
+        try:
+            loaded = opening.load(store)
+        except BaseException:
+            store.close()
+            raise
+        self._store, self._topics, self._catalog = store, loaded.topics, loaded.catalog
+        self._reader = Reader(store)
 
     def topics(self) -> list[TopicFacts]:
-        """All topics by name, as of the last look."""
+        """All topics, by name."""
+        store = self._opened()
         facts = []
-        for name, topic in sorted(self._loaded.topics.items()):
-            stats = stats_of(topic, self._loaded.store)
+        for name, topic in sorted(self._topics.items()):
+            stats = stats_of(topic, store)
             facts.append(
                 TopicFacts(
                     name=name,
                     first_offset=stats.first_offset,
                     next_offset=stats.next_offset,
-                    blocks=stats.blocks,
                     bytes=stats.bytes,
+                    blocks=stats.blocks,
                     cursors=stats.cursors,
                 )
             )
         return facts
 
     def read_from(self, topic: str, offset: int, max_bytes: int) -> list[Entry]:
-        """Entries from `offset` on, as `Walrus.read_from`; looks again when the owner has moved on meanwhile.
+        """Entries from `offset` on: as many as have `max_bytes` together, at least one if there is any.
 
-        None for a topic that is not there. Raises `OffsetTrimmedError`, `CorruptLogError`.
+        Raises `OffsetTrimmedError`, also when the owner has trimmed the offset since.
         """
-        check_name(topic)
-        is_fresh = True
 
         def read() -> list[Entry]:
-            nonlocal is_fresh
-            if not is_fresh:
-                self.refresh()
-            is_fresh = False
-            state = self._loaded.topics.get(topic)
+            state = self._topics.get(topic)
             if state is None:
                 return []
             if offset < state.trim_offset:
-                text = f"topic {topic!r} begins at offset {state.trim_offset}: {offset} is gone"
-                raise OffsetTrimmedError(text, topic=topic, offset=offset, first_offset=state.trim_offset)
+                raise OffsetTrimmedError(
+                    f"topic {topic!r} begins at offset {state.trim_offset}: {offset} is gone",
+                    topic=topic,
+                    offset=offset,
+                    first_offset=state.trim_offset,
+                )
             return self._reader.read(state, offset, max_bytes, state.end)
 
-        return self._certain(read)
+        try:
+            return read()
+        except CorruptLogError:
+            self.refresh()  # the owner may have used the block again
+        return self._patiently(read)
 
-    def verify(self, progress: Report | None = None) -> list[Damage]:
-        """Every damaged place; looks again, and reports what is found each time. `progress`: bytes done, in all."""
-        found = self._verify_once(progress)
-        for _ in range(_looks - 1):
+    def verify(self, report: Report | None = None) -> list[Damage]:
+        """Every damaged place in the superblock, the tables and the live blocks."""
+
+        def check() -> list[Damage]:
+            self._opened()
+            assert self._store is not None
+            assert self._catalog is not None
+            return verify(self._store, [self._catalog, *self._topics.values()], report)
+
+        found = check()
+        for _ in range(_most_attempts):
             if not found:
                 break
+            before = self._state()
             self.refresh()
-            places = {(item.path, item.position) for item in self._verify_once(progress)}
-            found = [item for item in found if (item.path, item.position) in places]
+            again = check()
+            if again == found and self._state() == before:
+                break
+            found = again
         return found
 
-    def _verify_once(self, progress: Report | None) -> list[Damage]:
-        loaded = self._loaded
-        return verify(loaded.store, [loaded.catalog, *loaded.topics.values()], progress)
-
-    def refresh(self) -> None:
-        """Look again: see what the owner did since."""
-        loaded, reader = self._certain(self._look)
-        self._loaded.store.close()
-        self._loaded, self._reader = loaded, reader
-
     def close(self) -> None:
-        """Close all files."""
-        self._loaded.store.close()
+        """Close the files."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
 
-    def _look(self) -> tuple[Loaded, Reader]:
-        found = opening.find_superblock(self._vfs, self.path)
-        if found is None:
-            raise UnknownFormatError(f"{self.path} holds no log", path=self.path, version=None)
-        store = SegmentStore(self._vfs, self.path, found[0], writable=False)
-        try:
-            return opening.load(store), Reader(store)
-        except BaseException:
-            store.close()
-            raise
+    def __enter__(self) -> "ReadOnlyLog":
+        return self
 
-    def _certain(self, look: Callable[[], Result]) -> Result:
-        """What `look` returns; its `CorruptLogError` once the same place was damaged several times in a row."""
-        last: tuple[str, int | None] | None = None
-        seen = 0
-        for number in range(_most_looks):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Literal[False]:
+        self.close()
+        return False
+
+    def _opened(self) -> SegmentStore:
+        if self._store is None:
+            self.refresh()
+        assert self._store is not None
+        return self._store
+
+    def _patiently(self, attempt: Callable[[], Result]) -> Result:
+        """Try until it works, until the same damage is found twice with nothing changed, or often enough."""
+        seen: tuple[str, int] | None = None
+        for number in range(_most_attempts):
+            state = self._state()
             try:
-                return look()
-            except CorruptLogError as error:
-                place = (error.path, error.position)
-                seen = seen + 1 if place == last else 1
-                last = place
-                if seen == _looks or number + 1 == _most_looks:
+                return attempt()
+            except (CorruptLogError, FileNotFoundError) as error:
+                if number + 1 == _most_attempts or seen == (str(error), state):
                     raise
-        raise AssertionError("every look returns or raises")
+                seen = (str(error), state)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _state(self) -> int:
+        """A number that changes when the log's superblock or tables do."""
+        parts = []
+        for name in self._vfs.list_folder(self.path):
+            if name == "superblock" or name.endswith(".wal"):
+                try:
+                    file = self._vfs.open(f"{self.path}/{name}", writable=False)
+                except FileNotFoundError:
+                    continue
+                try:
+                    parts.append(file.read_at(1 << 18, 0))
+                finally:
+                    file.close()
+        return xxh3_64_intdigest(b"".join(parts))

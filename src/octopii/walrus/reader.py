@@ -7,7 +7,7 @@ so that a missing one is damage and never a shorter log.
 
 from bisect import bisect_right
 from collections import OrderedDict
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from struct import unpack_from
 from typing import Final
 
@@ -107,7 +107,7 @@ def _decode_many(items: list[bytes], data: bytes, start: int, end: int) -> bool:
     ends = list(accumulate(unpack_from(f"<{count}I", data, start + 4), initial=table_end))
     if ends[-1] != end:
         return False
-    items += [data[low:high] for low, high in zip(ends, ends[1:])]
+    items += [data[low:high] for low, high in pairwise(ends)]
     return True
 
 

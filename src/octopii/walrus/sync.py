@@ -8,14 +8,14 @@ vouch for the last records of a log that has gone idle.
 
 import threading
 from collections.abc import Sequence
-from time import monotonic
 from types import TracebackType
 from typing import Final, Literal
 
 from octopii.durability import FsyncSchedule, Milliseconds, NoFsync, SyncEach
-from octopii.errors import LogPoisoned, WalrusError
+from octopii.errors import WalrusError
 from octopii.walrus.cursors import Consistency
 from octopii.walrus.reader import Entry
+from octopii.walrus.ticket import SyncTicket
 from octopii.walrus.verify import Damage, Report
 from octopii.walrus.vfs import Buffer, FileSystem
 from octopii.walrus.walrus import (
@@ -63,10 +63,8 @@ class Walrus:
         self._lock = threading.Lock()
         self._append = self._log.append_for_topic
         self._syncing = False
-        self._closing = False
         self._group = _Group()  # what is written now is durable when this group is done
-        self._idle = threading.Event()  # set to wake the background thread at close
-        self._writes = 0
+        self._stop = threading.Event()
         self._background: threading.Thread | None = None
         if not isinstance(schedule, NoFsync):
             interval = schedule.interval / 1000 if isinstance(schedule, Milliseconds) else _idle_seconds
@@ -219,86 +217,94 @@ class Walrus:
         waiter: threading.Lock | None = None
         with self._lock:
             if group.is_done:
-                return self._check(group)
+                return group.check()
             if self._syncing:
-                waiter = threading.Lock()
-                waiter.acquire()
-                group.waiters.append(waiter)
+                waiter = group.enter()
             else:
                 self._syncing = True
         if waiter is not None:
-            waiter.acquire()
+            self._await_turn(group, waiter)
             if group.is_done:
-                return self._check(group)
+                return group.check()
         self._lead(group)
-        return self._check(group)
+        return group.check()
+
+    def _await_turn(self, group: "_Group", waiter: threading.Lock) -> None:
+        """Return when the group is done, or when it is this thread's turn to sync it."""
+        try:
+            waiter.acquire()
+        except BaseException:
+            with self._lock:
+                leaves = waiter in group.waiters
+                if leaves:
+                    group.waiters.remove(waiter)
+            if not leaves and not group.is_done:  # interrupted just when it was given the lead
+                self._lead(group)
+            raise
 
     def _lead(self, group: "_Group", *, idle: bool = False) -> None:
         """Sync what was written so far; `_syncing` is held, and handed to a thread of the next group if one waits."""
-        error: WalrusError | None = None
-        ticket = None
+        ticket: SyncTicket | None = None
         try:
             with self._lock:
                 self._group = _Group()
                 ticket = self._log.begin_sync(idle=idle)
             if ticket is not None:
                 ticket.run()
-        except WalrusError as raised:
-            error = raised
-        with self._lock:
-            if ticket is not None:
-                try:
-                    self._log.finish_sync(ticket)
-                except WalrusError as raised:
-                    error = raised
-            group.is_done = True
+        except WalrusError as error:
             group.error = error
-            following = self._group.waiters
-            if following:
-                following.pop(0).release()  # it leads the next group, and `_syncing` stays set for it
-            else:
-                self._syncing = False
-        for waiter in group.waiters:
-            waiter.release()
+        finally:
+            with self._lock:
+                if ticket is not None:
+                    self._finish(group, ticket)
+                group.is_done = True
+                following = self._group.waiters
+                if following:
+                    following.pop(0).release()  # it leads the next group, and `_syncing` stays set for it
+                else:
+                    self._syncing = False
+                waiters, group.waiters = group.waiters, []
+            for waiter in waiters:
+                waiter.release()
 
-    @staticmethod
-    def _check(group: "_Group") -> None:
-        if group.error is not None:
-            raise type(group.error)(str(group.error)) if isinstance(group.error, LogPoisoned) else group.error
+    def _finish(self, group: "_Group", ticket: SyncTicket) -> None:
+        if not ticket.is_done:  # interrupted: nothing failed, so it may be done again
+            ticket.run()
+        try:
+            self._log.finish_sync(ticket)
+        except WalrusError as error:
+            group.error = error
 
     def _run_background(self, interval: float) -> None:
-        """Sync every `interval` seconds while anything waits for it; then, idle, write the marks."""
-        while not self._idle.wait(interval):
+        """Sync what waits for it every `interval` seconds; write the marks of a log that has been idle for a second."""
+        idle_seconds = 0.0
+        while not self._stop.wait(interval):
             with self._lock:
-                if self._syncing or self._closing or self._log.poison is not None:
+                log = self._log
+                if log.poison is not None:
+                    return
+                idle_seconds = 0.0 if log.has_unsynced else idle_seconds + interval
+                idle = idle_seconds >= _idle_seconds and log.has_unmarked
+                if self._syncing or not (idle or (log.has_unsynced and not self._syncs_each)):
                     continue
                 self._syncing = True
                 group = self._group
-            self._lead(group, idle=self._is_idle())
-
-    def _is_idle(self) -> bool:
-        now = monotonic()
-        return now >= 0
+            self._lead(group, idle=idle)
 
     def close(self) -> None:
         """Make all durable and note that the log was closed in order. Doing so twice is harmless."""
-        with self._lock:
-            if self._closing:
-                return
-            self._closing = True
-        self._idle.set()
-        if self._background is not None:
-            self._background.join()
+        self._stop.set()
+        background = self._background
+        if background is not None and background is not threading.current_thread():
+            background.join()
         while True:
             with self._lock:
                 if not self._syncing:
                     self._log.close()
                     return
                 group = self._group
-                waiter = threading.Lock()
-                waiter.acquire()
-                group.waiters.append(waiter)
-            waiter.acquire()
+                waiter = group.enter()
+            self._await_turn(group, waiter)
             if not group.is_done:
                 self._lead(group)
 
@@ -321,3 +327,15 @@ class _Group:
         self.error: WalrusError | None = None
         self.is_done = False
         self.waiters: list[threading.Lock] = []
+
+    def enter(self) -> threading.Lock:
+        """A lock, held, that is released when the group is done or when its owner is to lead it."""
+        waiter = threading.Lock()
+        waiter.acquire()
+        self.waiters.append(waiter)
+        return waiter
+
+    def check(self) -> None:
+        """Raise what the group's sync raised: a new exception for each thread."""
+        if self.error is not None:
+            raise type(self.error)(*self.error.args) from self.error

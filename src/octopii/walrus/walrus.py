@@ -161,7 +161,7 @@ class Log:
         return range(first, first + len(batch))
 
     def _append(self, name: str, batch: Sequence[Buffer], *, urgent: bool) -> int:
-        entries, size = self._check_entries(batch)
+        entries = self._check_entries(batch)
         topic = self._topics.get(name)
         if not entries:
             check_name(name)
@@ -186,7 +186,7 @@ class Log:
         Cursors beyond `offset` are set to it. Raises `OffsetTrimmedError`, `OffsetBeyondEndError`, and what an append
         raises.
         """
-        entries, _ = self._check_entries(batch)
+        entries = self._check_entries(batch)
         state = self._topics.get(topic)
         self._check_offset(topic, state, offset)
         if state is None or offset == state.end:
@@ -340,6 +340,16 @@ class Log:
             found.append(Damage(path=path, position=0, topic=None, problem=problem))
         return found
 
+    @property
+    def has_unsynced(self) -> bool:
+        """Whether anything that was written waits for a sync."""
+        return bool(self._writer.dirty or self._writer.dropped)
+
+    @property
+    def has_unmarked(self) -> bool:
+        """Whether the last records of a topic are synced but vouched for by nothing yet: see `begin_sync`."""
+        return bool(self._quiet or self._writer.seals)
+
     # --- durability ---------------------------------------------------------------------------------------------
 
     def begin_sync(self, *, idle: bool = False) -> SyncTicket | None:
@@ -351,7 +361,7 @@ class Log:
         if self._ticket is not None:
             return None
         writer, dirty = self._writer, self._writer.dirty
-        if not dirty and not writer.dropped and not (idle and (self._quiet or writer.seals)):
+        if not self.has_unsynced and not (idle and self.has_unmarked):
             return None
         for topic in self._quiet:
             if not topic.dirty and topic.segment is not None:
@@ -458,8 +468,8 @@ class Log:
         if self.is_closed:
             raise LogClosed(f"{self.path}: the log is closed")
 
-    def _check_entries(self, batch: Sequence[Buffer]) -> tuple[Sequence[Buffer], int]:
-        """The entries as bytes, and their size together. Raises `EntryTooLarge`, `TypeError`."""
+    def _check_entries(self, batch: Sequence[Buffer]) -> Sequence[Buffer]:
+        """The entries as bytes. Raises `EntryTooLarge`, `TypeError`."""
         self._check_open()
         entries = batch
         if not all(type(entry) is bytes for entry in batch):
@@ -475,7 +485,7 @@ class Log:
         if size > _batch_entries * self.max_entry_bytes:
             limit = _batch_entries * self.max_entry_bytes
             raise EntryTooLarge(f"a batch of {size} bytes; the limit is {limit}", size=size, limit=limit)
-        return entries, size
+        return entries
 
     def _check_offset(self, name: str, topic: Topic | None, offset: int) -> None:
         """An offset that lies in the topic or at its end. Raises `OffsetTrimmedError`, `OffsetBeyondEndError`."""
