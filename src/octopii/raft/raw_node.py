@@ -444,5 +444,7 @@ class RawNode:
     def advance(self, ready: Ready) -> None:
         """For callers that write and apply before going on: acknowledge a whole Ready."""
         self.on_persisted(ready.number)
+        if ready.snapshot is not None:
+            self.on_applied(ready.snapshot.metadata.index)
         if ready.committed_entries:
             self.on_applied(ready.committed_entries[-1].index)
