@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("octopii.replica")
 
 
+_from_leader = (MessageType.APPEND, MessageType.HEARTBEAT, MessageType.SNAPSHOT)
+
+
 class Inbox:
     """The listening part of one replica."""
 
@@ -30,6 +33,8 @@ class Inbox:
                 peer, wall=message.wall, own_wall=replica.wall, disk_low=message.disk_low, now=replica.now
             )
             replica.joining.heard(peer, message.cluster_id)
+            if not message.cluster_id:
+                self._empty_peer_is_there(peer)
         elif isinstance(message, requests.Forward):
             replica.calls.take_forwarded(peer, message, replica.now)
         elif isinstance(message, requests.ForwardRefused):
@@ -64,11 +69,22 @@ class Inbox:
             return
         replica.raft.step(message)
 
+    def _empty_peer_is_there(self, peer: int) -> None:
+        """A member that is still empty answers no heartbeat, so this sign of life stands for the answer.
+
+        Without it, the loss of the first append would leave the leader waiting, and the node outside, for ever. It
+        confirms no round of heartbeats: the index is that of none.
+        """
+        replica = self._replica
+        if replica.leadership.is_leader and peer in replica.raft.peers():
+            own, term = replica.config.node_id, replica.raft.term
+            replica.raft.step(Message(type=MessageType.HEARTBEAT_RESPONSE, sender=peer, to=own, term=term, index=0))
+
     def _adopt(self, peer: int, kind: MessageType) -> bool:
-        """An empty node belongs to the cluster of its first append; until then it hears nothing else."""
+        """An empty node belongs to the cluster whose leader first calls on it; until then it hears nothing else."""
         replica = self._replica
         cluster_id = replica.joining.cluster_of(peer)
-        if not cluster_id or kind not in (MessageType.APPEND, MessageType.SNAPSHOT):
+        if not cluster_id or kind not in _from_leader:
             return False
         try:
             replica.identity.adopt(cluster_id)
