@@ -19,7 +19,20 @@ from rich.table import Table
 
 from bench.measure import Budget, Effort, Limit, Row
 
-ROWS = ("wal_append", "wal_batch", "wal_large", "wal_sync", "wal_read", "wal_open", "raft_core", "cluster_propose")
+ROWS = (
+    "wal_append",
+    "wal_batch",
+    "wal_large",
+    "wal_sync",
+    "wal_read",
+    "wal_open",
+    "raft_core",
+    "cluster_propose",
+    "cluster_clients",
+    "cluster_query",
+    "cluster_failover",
+    "cluster_memory",
+)
 
 _quick = Effort(rounds=1, share=0.02)
 
@@ -38,12 +51,19 @@ def main() -> None:
     console.print(f"Python {platform.python_version()}, {os.cpu_count()} processors, {platform.platform()}")
     effort = _quick if options.quick else Effort()
     measured: list[Row] = []
+    failed: list[str] = []
     for name in options.rows or ROWS:
-        for row in importlib.import_module(f"bench.{name}").rows(effort):
-            console.print(table(row), "")
-            measured.append(row)
+        try:
+            for row in importlib.import_module(f"bench.{name}").rows(effort):
+                console.print(table(row), "")
+                measured.append(row)
+        except Exception:  # noqa: BLE001 - one row that can't be measured takes no other with it
+            console.print_exception()
+            failed.append(name)
     if options.json is not None:
         options.json.write_text(json.dumps(as_json(measured), indent=1))
+    if failed:
+        sys.exit(f"could not be measured: {', '.join(failed)}")
 
 
 def table(row: Row) -> Table:
