@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import typer
 
-from octopii.cli import demo
+from octopii.cli import wal_demo as demo
 from octopii.walrus import Walrus
 
 OCTOPII = Path(sys.executable).with_name("octopii")
 
 
 def test_the_demo_ends_well(tmp_path: Path) -> None:
-    """`octopii demo` kills a writer, finds everything again, says so in plain lines, and leaves nothing behind."""
+    """`octopii wal demo` kills a writer, finds everything again, says so in plain lines, and leaves nothing behind."""
     ran = subprocess.run(
-        [OCTOPII, "demo", "--rounds", "2"],
+        [OCTOPII, "wal", "demo", "--rounds", "2"],
         capture_output=True,
         text=True,
         timeout=100,
