@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from octopii import Config, OctopiiError, OctopiiNode, StateMachine
+from octopii import Config, NotApplied, OctopiiError, OctopiiNode, OutcomeUnknown, StateMachine
 from octopii.machines import KvStateMachine
 
 election_timeout = 0.5
@@ -16,17 +16,21 @@ heartbeat_interval = 0.05
 patience = 20.0
 
 
+_held: list[socket.socket] = []
+
+
 def free_addresses(count: int) -> list[str]:
-    """Addresses on loopback that were free a moment ago, all different."""
+    """Addresses on loopback that are this process's for as long as it lives.
+
+    The sockets stay bound and never listen: Linux then lets a node listen on the port (both allow reuse), and gives the
+    port to nobody who asks for any free one, be it another test or an outgoing connection.
+    """
     sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            one.bind(("127.0.0.1", 0))
-        return [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    for one in sockets:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        one.bind(("127.0.0.1", 0))
+    _held.extend(sockets)
+    return [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
 
 
 async def until(condition: Callable[[], bool], what: str, seconds: float = patience) -> None:
@@ -36,6 +40,23 @@ async def until(condition: Callable[[], bool], what: str, seconds: float = patie
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what}")
         await asyncio.sleep(0.01)
+
+
+async def eventually(ask: Callable[[], Awaitable[bool]], what: str, seconds: float = patience) -> None:
+    """Wait for something that has to be asked for; an error that allows to ask again counts as no."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(NotApplied, OutcomeUnknown):
+            if await ask():
+                return
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        await asyncio.sleep(0.02)
+
+
+def term_of(node: OctopiiNode) -> int:
+    """The term that a node is in."""
+    return int(node.status["term"])
 
 
 class Cluster:
@@ -91,6 +112,11 @@ class Cluster:
 
         await until(there, "a leader")
         return found[0]
+
+    def add_address(self, node_id: int) -> str:
+        """Give a node that is not there yet an address."""
+        self.addresses[node_id] = free_addresses(1)[0]
+        return self.addresses[node_id]
 
     async def agree(self) -> None:
         """Wait until all running nodes have applied as much as the leader has committed."""
