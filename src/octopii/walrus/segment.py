@@ -285,11 +285,11 @@ class SegmentStore:
             return
 
     def remove_empty(self) -> None:
-        """Remove the empty segments beyond one spare, the newest first."""
+        """Remove the empty segments beyond one spare, the largest."""
         empty = [each for each in self.segments.values() if len(each.free) == each.blocks and not each.in_flight]
         if len(empty) < 2:
             return
-        empty.sort(key=lambda each: each.number)
+        empty.sort(key=lambda each: (-each.blocks, each.number))
         gone = empty[1:]
         numbers = {each.number for each in gone}
         block = self.superblock

@@ -39,7 +39,9 @@ from octopii.walrus.segment import SegmentStore
 from octopii.walrus.topic import Place, Topic
 from octopii.walrus.vfs import Buffer
 
-_copied_bytes: Final = 4096  # payloads up to this size are joined with their header: one store instead of two
+_mapped_bytes: Final = 4096
+"""Larger payloads are written, not stored through the mapping: the first store into each page that was synced before
+is a page fault, which together cost six times as much as one write of a whole block."""
 _most_seals: Final = 1024  # filled blocks remembered until the next sync; that older ones lack the seal is harmless
 _filled_share: Final = 2  # a fresh block of which a unit fills at least half need not be zeroed before
 
@@ -187,11 +189,12 @@ class Writer:
         seq = topic.seq + 1
         head = HEAD.pack(topic.tag, kind << 24 | size, seq, offset, topic.synced)
         checksum = xxh3_64_digest(payload, xxh3_64_intdigest(head, topic.seed))
-        if size <= _copied_bytes:
-            mapped[at:end] = b"".join((checksum, head, payload))
+        data = b"".join((checksum, head, payload))
+        if size <= _mapped_bytes:
+            mapped[at:end] = data
         else:
-            mapped[at : at + header_bytes] = checksum + head
-            mapped[at + header_bytes : end] = payload
+            assert topic.segment is not None
+            self.store.file(topic.segment).write_at(data, at)
         topic.at = (end + 7) & -8
         topic.seq = seq
         return checksum
