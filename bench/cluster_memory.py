@@ -25,7 +25,7 @@ def rows(effort: Effort) -> Iterator[Row]:
         title=f"{step * STEPS:,} SETs over {KEYS:,} keys through one node: memory of its own",
         unit="MiB",
         digits=1,
-        figures={"octopii, at the end": memory[-1:], "octopii, after each tenth": memory},
+        figures={"octopii, at the end": memory[-1:]},
         promises=(Limit(ours="octopii, at the end", value=300),),
         note=f"After each tenth: {', '.join(f'{each:.0f}' for each in memory)} MiB.",
     )
