@@ -190,7 +190,7 @@ class Applier:
             self._compact(entry.index)
         elif isinstance(item, codec.Found):
             self.conf_state = changes[entry.index].conf_state
-            self.roster.found(item.cluster_id, members_of(item.members))
+            self.roster.found(item)
             self._driver.found(item.cluster_id)
             report.roster_changed = True
         elif isinstance(item, codec.UpdateAddress):

@@ -95,7 +95,7 @@ class Applying:
                 change, found = _change_of(entry)
                 conf_state = apply_change(conf_state, change)
                 if found is not None:
-                    roster.found(found.cluster_id, members_of(found.members))
+                    roster.found(found)
                 else:
                     roster.change(conf_state, members_of(decode_members(change.context)))
                 kept = Membership(entry.index, conf_state, roster, kept.applied if kept is not None else 0)

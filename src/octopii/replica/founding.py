@@ -3,8 +3,10 @@
 Founding, step by step. The initial leader meets its peers and waits until a majority of the configured members is known
 to be empty. It then writes entry 1 (cluster id, addresses, storage ids), by which it is the only voter, and only when
 that is on disk, that it belongs to the new cluster: a crash between leaves a node that is still empty. It elects itself
-and brings the others in with one membership change. No call is taken until that change is in force, so that nothing is
-ever acknowledged on one disk alone. Should two nodes found a cluster each, only one of the two can bring a majority in.
+and brings the others in: first as learners, and when a majority of all has entries on disk, as voters. (An empty node
+does not vote, so making it a voter at once might leave a cluster that cannot elect anybody.) No call is taken before
+that, so that nothing is ever acknowledged on one disk alone. Should two nodes found a cluster each, only one of the two
+can bring a majority in.
 """
 
 import logging
@@ -25,7 +27,7 @@ from octopii.raft import (
     Transition,
 )
 from octopii.replica.identity import Founding, Membership
-from octopii.replica.roster import Roster, members_of
+from octopii.replica.roster import Roster
 from octopii.wire.codec import AdmitStorage, EntryPayload, UpdateAddress, encode_entry, encode_members
 from octopii.wire.handshake import Hello
 
@@ -189,9 +191,8 @@ class Joining:
 
     @property
     def complete(self) -> bool:
-        """Whether all founding members are in the membership; calls wait until then."""
-        conf = self._replica.conf_state
-        return self._replica.applying.roster.members.keys() <= {*conf.voters, *conf.learners, *conf.learners_next}
+        """Whether all founding members are voters; calls wait until then."""
+        return not self._replica.applying.roster.founding
 
     def _found(self, founding: Founding, cluster_id: bytes) -> None:
         replica = self._replica
@@ -200,7 +201,7 @@ class Joining:
         replica.store.append([Entry(term=1, index=1, kind=EntryKind.NORMAL, data=data)])
         replica.store.save_hard_state(HardState(term=1, vote=0))
         roster = Roster()
-        roster.found(cluster_id, members_of(found.members))
+        roster.found(found)
         conf_state = ConfState(voters=[replica.config.node_id])
         replica.identity.save_membership(Membership(index=1, conf_state=conf_state, roster=roster))
         replica.writes.sync_now()
@@ -211,11 +212,17 @@ class Joining:
         replica.founded()
 
     def _bring_in(self) -> None:
-        """Make all founding members voters with one joint change; tried until it is in the log."""
+        """Make all founding members learners, then voters; tried until it is in the log."""
         replica = self._replica
-        conf = replica.conf_state
-        missing = sorted(replica.applying.roster.members.keys() - {*conf.voters, *conf.learners})
-        steps = [MembershipStep(ChangeOperation.ADD_VOTER, peer) for peer in missing]
+        roster, conf = replica.applying.roster, replica.conf_state
+        strangers = sorted(roster.founding - {*conf.voters, *conf.learners})
+        if strangers:
+            steps = [MembershipStep(ChangeOperation.ADD_LEARNER, peer) for peer in strangers]
+        else:
+            present = [peer for peer in conf.learners if replica.raft.match_index(peer) > 0]
+            if 2 * (len(conf.voters) + len(present)) <= len(roster.members):
+                return
+            steps = [MembershipStep(ChangeOperation.ADD_VOTER, peer) for peer in sorted(roster.founding)]
         change = MembershipChange(transition=Transition.AUTO, steps=steps, context=encode_members([]))
         try:
             replica.raft.propose_membership(change)

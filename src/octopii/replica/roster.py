@@ -10,7 +10,7 @@ member was named but has never been heard of; the leader admits its storage the 
 import msgspec
 
 from octopii.raft import ConfState
-from octopii.wire.codec import MemberFact
+from octopii.wire.codec import Found, MemberFact
 
 
 class Member(msgspec.Struct, frozen=True, array_like=True):
@@ -21,21 +21,28 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Roster(msgspec.Struct, kw_only=True):
-    """The cluster's members at one applied index."""
+    """The cluster's members at one applied index; `founding` are those of the first members that are no voters yet."""
 
     cluster_id: bytes = b""
     members: dict[int, Member] = msgspec.field(default_factory=dict)
     removed: set[int] = msgspec.field(default_factory=set)
+    founding: set[int] = msgspec.field(default_factory=set)
 
     def copy(self) -> "Roster":
         """A copy that later changes do not reach."""
-        return Roster(cluster_id=self.cluster_id, members=dict(self.members), removed=set(self.removed))
+        return Roster(
+            cluster_id=self.cluster_id,
+            members=dict(self.members),
+            removed=set(self.removed),
+            founding=set(self.founding),
+        )
 
-    def found(self, cluster_id: bytes, members: dict[int, Member]) -> None:
-        """Take over what the founding entry says."""
-        self.cluster_id = cluster_id
-        self.members = dict(members)
+    def found(self, found: Found) -> None:
+        """Take over what the founding entry says; its first member is the founder, and the only voter."""
+        self.cluster_id = found.cluster_id
+        self.members = members_of(found.members)
         self.removed = set()
+        self.founding = self.members.keys() - {found.members[0].node_id}
 
     def set_address(self, node_id: int, address: str) -> None:
         """Note a member's new address; unknown ids are left alone."""
@@ -63,6 +70,7 @@ class Roster(msgspec.Struct, kw_only=True):
         for node_id in [node_id for node_id in self.members if node_id not in present]:
             del self.members[node_id]
             self.removed.add(node_id)
+        self.founding &= present - set(conf_state.voters)
 
 
 def members_of(facts: list[MemberFact]) -> dict[int, Member]:

@@ -9,7 +9,6 @@ from typing import TypeAlias
 
 import msgspec
 
-from octopii.raft import Message
 from octopii.replica.jobs import Job
 from octopii.walrus import SyncTicket
 from octopii.wire.peer_frames import PeerOutput

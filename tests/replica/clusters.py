@@ -1,0 +1,210 @@
+"""Ready-made clusters for tests, and what has to be true of every one of them at the end."""
+
+from octopii.config import Config
+from octopii.errors import NotApplied
+from tests.replica.clients import Asked, Client, outcomes
+from tests.replica.driver import MachineMaker, Node, World
+from tests.replica.journal import Journal
+
+KIB = 1024
+
+
+def config_of(node_id: int, members: int, **changes: object) -> Config:
+    """Settings of one of the nodes 1 to `members`, small enough for tests; node 1 founds the cluster."""
+    settings: dict[str, object] = {
+        "node_id": node_id,
+        "bind_addr": f"127.0.0.1:{5000 + node_id}",
+        "peers": {other: f"127.0.0.1:{5000 + other}" for other in range(1, members + 1) if other != node_id},
+        "wal_dir": f"/node-{node_id}",
+        "is_initial_leader": node_id == 1,
+        "election_timeout": 0.3,
+        "heartbeat_interval": 0.05,
+        "call_timeout": 5.0,
+        "session_ttl": 600.0,
+        "compact_interval": 5.0,
+        "snapshot_every_entries": 1000,
+        "log_keep_entries": 50,
+        "snapshot_lag_threshold": 500,
+        "snapshot_chunk_bytes": 4 * KIB,
+        "snapshot_window_bytes": 16 * KIB,
+        "disk_reserve_bytes": 64 * KIB,
+        "disk_low_water_bytes": 128 * KIB,
+        "entry_cache_bytes": 16 * KIB,
+        "max_append_bytes": 8 * KIB,
+    }
+    return Config(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+class Cluster:
+    """A world with nodes 1 to `members`."""
+
+    def __init__(
+        self, seed: int, *, members: int = 3, machine: MachineMaker = Journal, start: bool = True, **changes: object
+    ) -> None:
+        self.world = World(seed)
+        self.members = members
+        self.machine = machine
+        self.changes = changes
+        for node_id in range(1, members + 1):
+            Node(self.world, config_of(node_id, members, **changes), machine=machine)
+        self.clients: list[Client] = []
+        self._named = 0
+        if start:
+            self.start()
+
+    @property
+    def nodes(self) -> dict[int, Node]:
+        """All machines by number."""
+        return self.world.nodes
+
+    def start(self) -> None:
+        """Boot all, and wait until the cluster takes calls."""
+        for node in self.nodes.values():
+            node.start()
+        self.world.run_until(self.is_complete, what="the cluster is founded and complete")
+
+    def is_complete(self) -> bool:
+        """Whether somebody leads and every founding member is in the membership that each node has applied."""
+        wanted = set(range(1, self.members + 1))
+        return self.leader is not None and all(
+            node.up and set(node.replica.conf_state.voters) == wanted and not node.replica.conf_state.voters_outgoing
+            for node in self.nodes.values()
+        )
+
+    @property
+    def leader(self) -> Node | None:
+        """The leader of the newest term that is up."""
+        leaders = [node for node in self.nodes.values() if node.up and node.replica.leadership.is_leader]
+        return max(leaders, key=lambda node: node.replica.raft.term, default=None)
+
+    def wait_for_leader(self, *, among: tuple[int, ...] = ()) -> Node:
+        """Let time pass until somebody leads, one of `among` if given."""
+
+        def found() -> bool:
+            leader = self.leader
+            return leader is not None and (not among or leader.id in among)
+
+        self.world.run_until(found, what="there is a leader")
+        assert self.leader is not None
+        return self.leader
+
+    @property
+    def followers(self) -> list[Node]:
+        """Everybody who is up and does not lead."""
+        return [node for node in self.nodes.values() if node.up and node is not self.leader]
+
+    def client(self, *, at: int | None = None, **options: object) -> Client:
+        """A new client, of one node or of all."""
+        addresses = [self.nodes[at].address] if at is not None else None
+        client = Client(self.world, f"client-{len(self.clients)}", addresses=addresses, **options)  # type: ignore[arg-type]
+        self.clients.append(client)
+        return client
+
+    def name(self) -> bytes:
+        """A name that was not used before."""
+        self._named += 1
+        return b"name-%d" % self._named
+
+    def write(self, client: Client, count: int = 1) -> list[Asked]:
+        """Append names, and wait until they are acknowledged."""
+        asked = [client.propose(self.name()) for _ in range(count)]
+        self.wait(*asked)
+        for each in asked:
+            assert each.error is None, repr(each.error)
+        return asked
+
+    def wait(self, *asked: Asked, limit: float = 60.0) -> None:
+        """Let time pass until these calls have ended."""
+        self.world.run_until(lambda: all(each.done for each in asked), limit=limit, what="the calls have ended")
+
+    def applied(self, *nodes: Node) -> bool:
+        """Whether these nodes (all that are up, if none are named) have applied all that the leader committed."""
+        leader = self.leader
+        if leader is None:
+            return False
+        goal = leader.replica.raft.committed
+        return all(node.applier.index >= goal for node in nodes or self.nodes.values() if node.up)
+
+    def settle(self, *nodes: Node) -> None:
+        """Let time pass until all have applied the same."""
+        self.world.run_until(lambda: self.applied(*nodes), what="all have applied what is committed")
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Mend everything and wait until all calls have ended and all members have applied the same."""
+        world = self.world
+        weather = world.weather
+        weather.loss = weather.repeat = weather.reorder = weather.breaks = 0.0
+        weather.delay, weather.job_time, weather.sync_time = (0.0002, 0.002), (0.0, 0.001), (0.0005, 0.002)
+        world.heal()
+        for node in self.nodes.values():
+            node.vfs.faults.capacity = None
+            node.wall_offset = 0.0
+            node.vfs.faults.before = None
+            if node.paused_sync:
+                node.stall_disk(False)
+            if not node.up:
+                assert node.broken is None, repr(node.broken)
+                node.start()
+        for client in self.clients:
+            client.pump()
+        world.run_until(
+            lambda: all(asked.done for client in self.clients for asked in client.calls),
+            limit=120.0,
+            what="all calls have ended",
+        )
+        self.wait_for_leader()
+        last = Client(world, "last", addresses=[self.leader.address] if self.leader else None)
+        self.clients.append(last)
+        end = last.propose(self.name(), timeout=100.0)
+        self.wait(end, limit=100.0)
+        assert end.error is None, repr(end.error)
+        world.run_until(lambda: self.applied(*self.present), limit=60.0, what="all members have applied all")
+
+    @property
+    def present(self) -> list[Node]:
+        """The nodes that are members now."""
+        leader = self.wait_for_leader()
+        conf = leader.replica.conf_state
+        return [self.nodes[node_id] for node_id in sorted({*conf.voters, *conf.learners})]
+
+    def check(self) -> None:
+        """Every call has the fate that its caller was told, and all members are in the same state."""
+        present = self.present
+        goal = max(node.applier.index for node in present)
+        self.world.run_until(lambda: all(node.applier.index >= goal for node in present), what="all are at one index")
+        first = present[0]
+        for node in present[1:]:
+            if node.applier.index == first.applier.index:
+                assert node.machine.state == first.machine.state, f"nodes {first.id} and {node.id} differ"
+                assert node.applier.sessions.capture() == first.applier.sessions.capture()
+                assert node.applier.roster == first.applier.roster
+                assert node.applier.conf_state == first.applier.conf_state
+                assert node.applier.time_ns == first.applier.time_ns
+        names = first.machine.state.names
+        counts: dict[bytes, int] = {}
+        for name in names:
+            counts[name] = counts.get(name, 0) + 1
+        acknowledged, absent, unknown = outcomes(self.clients)
+        for name in acknowledged:
+            assert counts.get(name) == 1, f"{name!r} was acknowledged and applied {counts.get(name, 0)} times"
+        for name in absent:
+            assert name not in counts, f"{name!r} was 'not applied' and is there"
+        for name in unknown:
+            assert counts.get(name, 0) <= 1, f"{name!r} was applied {counts[name]} times"
+        self._check_answers(names)
+
+    def _check_answers(self, names: list[bytes]) -> None:
+        """Each answer is the position at which the name stands."""
+        for client in self.clients:
+            for asked in client.calls:
+                if asked.names and isinstance(asked.result, list):
+                    for name, answer in zip(asked.names, asked.result, strict=True):
+                        assert isinstance(answer, bytes)
+                        assert names[int(answer) - 1] == name, f"{name!r} was told {answer!r}"
+
+
+def is_not_applied(asked: Asked) -> bool:
+    """Whether the caller was told that nothing was and nothing will be applied."""
+    return isinstance(asked.error, NotApplied)
