@@ -37,6 +37,7 @@ from octopii.walrus import SyncTicket
 from octopii.walrus.vfs import RealFileSystem
 from octopii.wire.call import CallLimits, CallMachine, Fail, Resolve
 from octopii.wire.courier import Send
+from octopii.wire.frames import WireError
 from octopii.wire.handshake import Handshake, Hello, Refusal, Role, judge
 from octopii.wire.links import Connect, Disconnect, LinkLimits
 from octopii.wire.requests import Failure, LeaderHint, Reply, Request
@@ -137,7 +138,8 @@ class Engine:
         """Hand leadership over, finish what is under way, close everything. Takes `patience` seconds at most."""
         self._closing = True
         deadline = clock() + patience
-        if self.replica.leadership.is_leader and self.replica.upkeep.hand_over("it is shutting down"):
+        leads = self.failed is None and self.replica.leadership.is_leader
+        if leads and self.replica.upkeep.hand_over("it is shutting down"):
             self.turn()
             await self._until(lambda: not self.replica.leadership.is_leader, deadline)
         for timer in (self._tick_timer, self._wake_timer):
@@ -174,6 +176,7 @@ class Engine:
             for call_id in list(self._resolve):
                 self._resolve.pop(call_id)(failure)
             self.links.close()
+            self.server.shut()  # whoever waits here for an answer has to turn to another node
             self._notify()
 
     # --- from other threads -------------------------------------------------------------------------------------
@@ -320,7 +323,12 @@ class Engine:
         self._next_tick = max(self._next_tick + self.config.tick_interval, now + self.config.tick_interval / 2)
         self._tick_timer = self._loop.call_later(self._next_tick - now, self._tick_due)
         if self.failed is None:
-            self.replica.tick(now, time.time_ns())
+            try:
+                self.replica.tick(now, time.time_ns())
+            except BaseException as error:
+                logger.exception("node %d cannot go on", self.config.node_id)
+                self.fail(error)
+                return
             self.links.tick(now)
             self._keep_links()
             self.turn()
@@ -342,18 +350,29 @@ class Engine:
 
     def _jobs_done(self, results: list[Result]) -> None:
         if self.failed is None:
-            for result in results:
-                self.replica.job_done(result)
+            try:
+                for result in results:
+                    self.replica.job_done(result)
+            except BaseException as error:
+                logger.exception("node %d cannot go on", self.config.node_id)
+                self.fail(error)
+                return
             self.turn()
             self._notify()
 
     # --- the server's service -----------------------------------------------------------------------------------
 
     def peer_said(self, peer: int, outputs: list[PeerOutput]) -> None:
-        """Messages of another node."""
+        """Messages of another node. Only a `WireError` is the peer's fault; a log that fails, say, is this node's."""
         receive = self.replica.receive
-        for output in outputs:
-            receive(peer, output)
+        try:
+            for output in outputs:
+                receive(peer, output)
+        except WireError:
+            raise
+        except BaseException as error:
+            logger.exception("node %d cannot go on", self.config.node_id)
+            self.fail(error)
         self.wake()
 
     def peer_arrived(self, hello: Hello) -> None:

@@ -162,8 +162,8 @@ class Server:
                 fault,
             )
 
-    async def close(self) -> None:
-        """Stop listening and close what is open."""
+    def shut(self) -> None:
+        """Accept nothing more, and close what is open."""
         if self._server is not None:
             self._server.close()
         for connection in [*self._strangers, *self._admitted]:
@@ -171,6 +171,10 @@ class Server:
         for timer in self._strangers.values():
             timer.cancel()
         self._strangers.clear()
+
+    async def close(self) -> None:
+        """As `shut`, and wait until the port is free."""
+        self.shut()
         if self._server is not None:
             await self._server.wait_closed()
 
