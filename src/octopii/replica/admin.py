@@ -50,7 +50,7 @@ class Admin:
     def __init__(self, replica: "Replica") -> None:
         self._replica = replica
         self._config = replica.config
-        self._relays: dict[int, tuple[Origin, int]] = {}
+        self._relays: dict[int, tuple[Origin, Requests]] = {}
         self._next_relay = 1
         self._pending: list[Pending] = []
 
@@ -88,7 +88,7 @@ class Admin:
             return
         number = self._next_relay
         self._next_relay += 1
-        self._relays[number] = (origin, request.request_id)
+        self._relays[number] = (origin, request)
         self._replica.outbox.send(leadership.leader, Relay(msgspec.structs.replace(request, request_id=number)))
 
     def relayed(self, message: Relayed) -> None:
@@ -96,15 +96,18 @@ class Admin:
         reply = message.reply
         if isinstance(reply, requests.LeaderHint):
             return
-        origin, request_id = self._relays.pop(reply.request_id, (None, 0))
-        if origin is not None:
-            self._replica.outbox.reply(origin, msgspec.structs.replace(reply, request_id=request_id))
+        if reply.request_id in self._relays:
+            origin, request = self._relays.pop(reply.request_id)
+            self._replica.outbox.reply(origin, msgspec.structs.replace(reply, request_id=request.request_id))
 
     def lost_relays(self, why: str = "the connection to the leader was lost while the request was under way") -> None:
-        """Nobody is left to answer what was relayed."""
+        """Nobody is left to answer what was relayed. Whether leadership moves as asked is seen from here as well."""
         relays, self._relays = self._relays, {}
-        for origin, request_id in relays.values():
-            self._fail(Waiter(origin, request_id), FailureKind.CONNECTION_LOST, why)
+        for origin, request in relays.values():
+            if isinstance(request, requests.TransferLeader):
+                self._wait(origin, request.request_id, "leader", request.node_id)
+            else:
+                self._fail(Waiter(origin, request.request_id), FailureKind.CONNECTION_LOST, why)
 
     def leadership_changed(self) -> None:
         """Nobody is left to answer what was relayed, and a former leader cannot say how its changes end."""
