@@ -1,0 +1,182 @@
+"""`octopii serve` through the real executable: how it starts, how it ends, and each refusal in one line."""
+
+import json
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.processes import Server, free_addresses, octopii, one_line
+
+
+@pytest.fixture
+def address() -> str:
+    """An address that nobody listens on."""
+    return free_addresses(1)[0]
+
+
+@pytest.fixture
+def server(tmp_path: Path, address: str) -> Iterator[Server]:
+    """A node by itself that founds its cluster."""
+    arguments = ["--bind", address, "--wal-dir", tmp_path / "node", "--initial-leader", "--log-format", "json"]
+    server = Server(arguments, tmp_path / "node.log")
+    yield server
+    server.close()
+
+
+def refused(*arguments: object, code: int = 2, cwd: Path | None = None) -> str:
+    """Run `serve`, which is to end at once with this exit code; returns its one line."""
+    ran = octopii("serve", *arguments, cwd=cwd)
+    assert ran.returncode == code, ran.stderr
+    return one_line(ran)
+
+
+def test_a_node_says_that_it_listens_and_ends_in_order(server: Server, address: str) -> None:
+    """One line on standard output once the node listens; SIGTERM ends it with status 0, and no error is logged."""
+    assert server.start() == f"node 1 listens on {address}\n"
+    assert server.end(signal.SIGTERM) == 0
+    assert not [line for line in server.log.splitlines() if json.loads(line)["level"] in ("error", "critical")]
+
+
+def test_ctrl_c_ends_a_node_in_order(server: Server) -> None:
+    """SIGINT is taken as SIGTERM is."""
+    server.start()
+    assert server.end(signal.SIGINT) == 0
+
+
+def test_the_log_is_one_json_object_a_line(server: Server) -> None:
+    """With --log-format json every line has time, level, logger and message, and leadership is among what is logged."""
+    server.start()
+    server.wait_for_log("leads in term")
+    server.end()
+    records = [json.loads(line) for line in server.log.splitlines()]
+    assert all(record.keys() == {"time", "level", "logger", "message"} for record in records)
+
+
+def test_a_node_that_was_killed_starts_again(server: Server, address: str) -> None:
+    """After SIGKILL the same command starts the node again with what was acknowledged; --initial-leader is ignored."""
+    server.start()
+    assert octopii("propose", "--cluster", address, "SET a 1").stdout == b"OK"
+    server.end(signal.SIGKILL)
+    server.start()
+    assert octopii("query", "--cluster", address, "GET a").stdout == b"1"
+
+
+def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+    """Status 8, the address, and what to do."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        text = refused("--bind", address, "--wal-dir", tmp_path / "node", code=8)
+    assert address in text
+    assert "in use" in text
+    assert "--bind" in text
+
+
+def test_an_address_of_another_machine_is_named(tmp_path: Path) -> None:
+    """An address that cannot be bound is status 8."""
+    text = refused("--bind", "192.0.2.1:5001", "--insecure", "--wal-dir", tmp_path / "node", code=8)
+    assert "192.0.2.1:5001" in text
+
+
+def test_a_locked_folder_is_named(server: Server, tmp_path: Path) -> None:
+    """A second node in the same folder is refused with status 7 and the folder's path."""
+    server.start()
+    text = refused("--bind", free_addresses(1)[0], "--wal-dir", tmp_path / "node", code=7)
+    assert str(tmp_path / "node") in text
+    assert "--wal-dir" in text
+
+
+def test_another_node_s_folder_is_refused(server: Server, tmp_path: Path) -> None:
+    """A folder belongs to one node id for ever."""
+    server.start()
+    server.end()
+    text = refused("--node-id", 2, "--bind", free_addresses(1)[0], "--wal-dir", tmp_path / "node")
+    assert "belongs to node 1" in text
+
+
+def test_a_damaged_log_is_refused(server: Server, address: str, tmp_path: Path) -> None:
+    """A flipped byte in a durable entry is status 7 and names the file; the node does not start with less."""
+    server.start()
+    for number in range(2):
+        octopii("propose", "--cluster", address, f"SET key-{number} {'x' * 100}")
+    server.end()
+    needle = b"SET key-0"
+    (file,) = [path for path in (tmp_path / "node").rglob("*") if path.is_file() and needle in path.read_bytes()]
+    data = bytearray(file.read_bytes())
+    data[data.index(needle)] ^= 1
+    file.write_bytes(data)
+    text = refused("--bind", address, "--wal-dir", tmp_path / "node", code=7)
+    assert str(file) in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--bind", "nonsense"], "bind_addr"),
+        (["--bind", "127.0.0.1:99999"], "65535"),
+        (["--bind", "0.0.0.0:5001"], "insecure"),
+        (["--peer", "2"], "ID=HOST:PORT"),
+        (["--peer", "2=127.0.0.1:5002", "--peer", "2=127.0.0.1:5003"], "twice"),
+        (["--peer", "1=127.0.0.1:5002"], "other nodes only"),
+        (["--peer", "2=nonsense"], "peers"),
+        (["--tls-ca", "ca.pem"], "all three files"),
+        (["--tls-ca", "ca.pem", "--tls-cert", "no.pem", "--tls-key", "no.key"], "ca.pem"),
+        (["--machine", "nonsense"], "package.module:Class"),
+        (["--machine", "no.such.module:Machine"], "no.such.module"),
+        (["--machine", "octopii.machines:Nothing"], "has no Nothing"),
+        (["--machine", "octopii.config:Config"], "no subclass of octopii.StateMachine"),
+        (["--config", "missing.toml"], "missing.toml"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(tmp_path: Path, arguments: list[str], words: str) -> None:
+    """Status 2, one line that names what is wrong, and no folder is made."""
+    text = refused("--wal-dir", tmp_path / "node", *arguments, cwd=tmp_path)
+    assert words in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_module_that_raises_is_one_line(tmp_path: Path) -> None:
+    """What a machine's module or constructor raises is said with its type, and the folder is not made."""
+    (tmp_path / "broken.py").write_text("1/0\n")
+    (tmp_path / "abstract.py").write_text("from octopii import StateMachine\nclass Machine(StateMachine): pass\n")
+    assert "ZeroDivisionError" in refused("--machine", "broken:Machine", cwd=tmp_path)
+    assert "TypeError" in refused("--machine", "abstract:Machine", cwd=tmp_path)
+
+
+def test_an_unknown_setting_names_the_nearest(tmp_path: Path) -> None:
+    """A misspelt option in the TOML file is refused with the known one that is most like it."""
+    (tmp_path / "node.toml").write_text("election_timout = 2.0\n")
+    text = refused("--config", "node.toml", cwd=tmp_path)
+    assert "'election_timout'" in text
+    assert "'election_timeout'" in text
+
+
+def test_options_win_over_the_file(tmp_path: Path, address: str) -> None:
+    """What the command line says counts, whatever the file says; the rest comes from the file."""
+    (tmp_path / "node.toml").write_text(f'node_id = 7\nbind_addr = "nonsense"\nwal_dir = "{tmp_path}/seven"\n')
+    server = Server(["--config", tmp_path / "node.toml", "--bind", address], tmp_path / "node.log")
+    try:
+        assert server.start() == f"node 7 listens on {address}\n"
+    finally:
+        server.close()
+    assert (tmp_path / "seven").is_dir()
+
+
+def test_a_machine_beside_the_command_is_found(tmp_path: Path, address: str) -> None:
+    """--machine looks in the folder where the command is run."""
+    (tmp_path / "mine.py").write_text(
+        "from octopii import StateMachine\n"
+        "class Echo(StateMachine):\n"
+        "    def apply(self, command): return command[::-1]\n"
+        "    def snapshot(self): return b''\n"
+        "    def restore(self, data): pass\n"
+    )
+    arguments = ["--machine", "mine:Echo", "--bind", address, "--wal-dir", tmp_path / "node", "--initial-leader"]
+    server = Server(arguments, tmp_path / "node.log", cwd=tmp_path)
+    try:
+        server.start()
+        assert octopii("propose", "--cluster", address, "abc").stdout == b"cba"
+    finally:
+        server.close()
