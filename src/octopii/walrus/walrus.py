@@ -45,7 +45,7 @@ default_segment_blocks: Final = 1024  # 64 MiB
 default_max_entry_bytes: Final = 64 << 20
 _batch_entries: Final = 4  # a batch may have so many times the bytes of the largest entry
 
-_pack_head = HEAD.pack
+_pack_head, _digest, _number = HEAD.pack, xxh3_64_digest, xxh3_64_intdigest
 
 
 class TopicStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,17 +138,16 @@ class Log:
         """
         state = self._topics.get(topic)
         if state is not None and type(data) is bytes:
-            size = len(data)
             at = state.at
+            size = len(data)
             end = at + header_bytes + size
             if end <= state.limit and size <= self.max_entry_bytes:
+                state.seq = seq = state.seq + 1
                 offset = state.end
-                seq = state.seq + 1
-                head = _pack_head(state.tag, size, seq, offset, state.synced)
-                state.map[at:end] = xxh3_64_digest(data, xxh3_64_intdigest(head, state.seed)) + head + data  # type: ignore[index]
-                state.at = (end + 7) & -8
-                state.seq = seq
                 state.end = offset + 1
+                head = _pack_head(state.tag, size, seq, offset, state.synced)
+                state.map[at:end] = _digest(data, _number(head, state.seed)) + head + data  # type: ignore[index]
+                state.at = (end + 7) & -8
                 if not state.dirty:
                     state.dirty = True
                     self._writer.dirty.append(state)
