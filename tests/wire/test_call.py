@@ -19,6 +19,7 @@ from octopii.wire.requests import (
     Consistency,
     Done,
     FailureKind,
+    ForceSnapshot,
     Propose,
     ProposeAnswers,
     Query,
@@ -194,6 +195,19 @@ def test_reads_are_repeated_and_changes_are_not() -> None:
     assert all(not isinstance(model.outcomes[read], Exception) for read in reads)
     assert isinstance(model.outcomes[change], ConnectionLost)
     assert sum(isinstance(request, Campaign) for _, request in model.sent) == 1
+
+
+def test_a_change_that_takes_long_is_waited_for() -> None:
+    """A snapshot may take minutes: while its link is up and its deadline ahead, nobody gives it up or asks again."""
+    model = silent()
+    change = model.machine.ask(ForceSnapshot(0), deadline=60.0)
+    model.run(40.0)
+    assert change not in model.outcomes
+    [(address, request)] = [sent for sent in model.sent if isinstance(sent[1], ForceSnapshot)]
+    model.machine.receive(address, Done(request.request_id, 7), 40.0)
+    model.silent = False
+    model.run(41.0)
+    assert model.outcomes[change] == Done(request.request_id, 7)
 
 
 def test_an_answer_to_another_question_ends_the_link() -> None:

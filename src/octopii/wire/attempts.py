@@ -59,6 +59,11 @@ class Attempt(msgspec.Struct, eq=False, kw_only=True):
     uncertain: bool = False
 
     @property
+    def repeatable(self) -> bool:
+        """Whether trying again is always safe. What is not is waited for as long as its link and its call live."""
+        return True
+
+    @property
     def certainly_not_applied(self) -> bool:
         """Whether no try of it has counted, or will."""
         return not self.request_id and not self.uncertain

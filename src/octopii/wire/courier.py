@@ -114,8 +114,8 @@ class Courier:
         for attempt in list(self._outstanding.values()):
             if now < attempt.sent_at + self._try_timeout:  # the sum that `next_wake` gave
                 break
-            if not attempt.request_id:
-                continue  # lost with its link, a moment ago
+            if not attempt.request_id or not attempt.repeatable:
+                continue  # lost with its link, a moment ago; or to be waited for: a snapshot may well take minutes
             if self._last_heard.get(attempt.address, -math.inf) + self._try_timeout <= now:
                 lost += self.leave(attempt.address, now)
             else:
@@ -127,8 +127,9 @@ class Courier:
     def next_wake(self, now: float, *, wanted: bool) -> float:
         """When `tick` or a flush is due at the latest; infinite for never."""
         times = [math.inf]
-        if self._outstanding:
-            times.append(next(iter(self._outstanding.values())).sent_at + self._try_timeout)
+        oldest = next((attempt for attempt in self._outstanding.values() if attempt.repeatable), None)
+        if oldest is not None:
+            times.append(oldest.sent_at + self._try_timeout)
         links = self.links.wake(now, wanted=wanted)
         return min(times) if links is None else min(*times, links)
 
