@@ -38,7 +38,7 @@ from octopii.walrus.ticket import SyncTicket
 from octopii.walrus.topic import Topic
 from octopii.walrus.verify import Damage, Report, verify
 from octopii.walrus.vfs import Buffer, FileSystem, RealFileSystem
-from octopii.walrus.writer import Writer
+from octopii.walrus.writer import Writer, mapped_bytes
 
 default_block_bytes: Final = 64 * 1024
 default_segment_blocks: Final = 1024  # 64 MiB
@@ -84,6 +84,7 @@ class Log:
         self.fsync_schedule = fsync_schedule if fsync_schedule is not None else SyncEach()
         self.consistency = consistency if consistency is not None else StrictlyAtOnce()
         self.max_entry_bytes = max_entry_bytes
+        self._direct_bytes = min(max_entry_bytes, mapped_bytes)
         self.is_closed = False
         self.poison: OSError | None = None
         self._vfs = vfs if vfs is not None else RealFileSystem()
@@ -141,7 +142,7 @@ class Log:
             at = state.at
             size = len(data)
             end = at + header_bytes + size
-            if end <= state.limit and size <= self.max_entry_bytes:
+            if end <= state.limit and size <= self._direct_bytes:
                 state.seq = seq = state.seq + 1
                 offset = state.end
                 state.end = offset + 1

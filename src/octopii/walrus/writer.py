@@ -39,7 +39,7 @@ from octopii.walrus.segment import SegmentStore
 from octopii.walrus.topic import Place, Topic
 from octopii.walrus.vfs import Buffer
 
-_mapped_bytes: Final = 4096
+mapped_bytes: Final = 4096
 """Larger payloads are written, not stored through the mapping: the first store into each page that was synced before
 is a page fault, which together cost six times as much as one write of a whole block."""
 _most_seals: Final = 1024  # filled blocks remembered until the next sync; that older ones lack the seal is harmless
@@ -98,9 +98,12 @@ class Writer:
 
     def trim(self, topic: Topic, before: int) -> None:
         """Drop entries below `before`."""
-        plan = Plan(self._room(topic), self.block_bytes).bare(TRIM)
-        self.store.reserve(plan.new_blocks, urgent=True)
         chain = topic.chain
+        room = self._room(topic)
+        if before == topic.end and room < self.block_bytes // 2 and self.store.free_blocks:
+            room = 0  # nothing in the tail is needed: a new one frees it
+        plan = Plan(room, self.block_bytes).bare(TRIM)
+        self.store.reserve(plan.new_blocks, urgent=True)
         topic.trim_offset = before
         if len(chain):
             index = chain.block_of(before)
@@ -110,6 +113,9 @@ class Writer:
             topic.trim_ordinal = topic.next_ordinal
         if plan.new_blocks:
             self._next_block(topic, first_offset=topic.end)
+            if before == topic.end:
+                topic.trim_ordinal = chain.ordinals[-1]
+                self.dropped += chain.keep(len(chain) - 1, len(chain))
         self._store(topic, TRIM, topic.end, TRIM_BODY.pack(before, topic.trim_ordinal))
         self._note(topic)
 
@@ -190,7 +196,7 @@ class Writer:
         head = HEAD.pack(topic.tag, kind << 24 | size, seq, offset, topic.synced)
         checksum = xxh3_64_digest(payload, xxh3_64_intdigest(head, topic.seed))
         data = b"".join((checksum, head, payload))
-        if size <= _mapped_bytes:
+        if size <= mapped_bytes:
             mapped[at:end] = data
         else:
             assert topic.segment is not None
