@@ -79,9 +79,10 @@ def handle_snapshot(state: RaftState, message: Message) -> None:
 
 
 def restore(state: RaftState, snapshot: Snapshot) -> bool:
-    """Replace log and membership by a snapshot; False when it is old, or when the log holds its last entry.
+    """Replace the log by a snapshot; False when it is old, or when the log holds its last entry.
 
-    The membership in it may lack this node: the entry that adds it can stand behind the snapshot.
+    Its membership is taken over once it is on disk (`RawNode.on_persisted`). That may lack this node: the entry that
+    adds it can stand behind the snapshot.
     """
     metadata, log = snapshot.metadata, state.log
     if metadata.index <= log.committed:
@@ -90,7 +91,6 @@ def restore(state: RaftState, snapshot: Snapshot) -> bool:
         log.commit_to(metadata.index)
         return False
     log.restore(snapshot)
-    state.set_conf(metadata.conf_state)
     return True
 
 

@@ -418,9 +418,13 @@ class RawNode:
         """All that the Readys up to `number` had for the disk is on it.
 
         Entries that were replaced since count for nothing. An own vote counts from here on, in the term it was cast in.
+        So does the membership of a snapshot: until now the caller may still have applied changes handed out before.
         """
         state = self._state
+        installing = state.log.snapshot
         moved = state.log.stable_to(number)
+        if installing is not None and state.log.snapshot is None:
+            state.set_conf(installing.metadata.conf_state)
         while self._own_votes and self._own_votes[0][0] <= number:
             _, term = self._own_votes.popleft()
             if state.role is CANDIDATE and state.term == term:
