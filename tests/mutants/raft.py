@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from octopii.raft import Message, MessageType, RawNode, Role
+from octopii.raft import Message, MessageType, RawNode, Role, Snapshot
 from octopii.raft.candidate import campaign
 from octopii.raft.leader import handle_append_response
 from octopii.raft.log import RaftLog
@@ -220,31 +220,40 @@ def break_promise(right: Function) -> Any:
 
 
 def install_whatever_comes(right: Function) -> Function:
-    def wrong(state: RaftState, snapshot: Any) -> bool:
+    def wrong(state: RaftState, snapshot: Snapshot) -> bool:
         state.log.restore(snapshot)
-        state.set_conf(snapshot.metadata.conf_state)
         return True
 
     return wrong
 
 
 def drop_what_follows(right: Function) -> Function:
-    def wrong(state: RaftState, snapshot: Any) -> bool:
+    def wrong(state: RaftState, snapshot: Snapshot) -> bool:
         if snapshot.metadata.index <= state.log.committed:
             return False
         state.log.restore(snapshot)
-        state.set_conf(snapshot.metadata.conf_state)
         return True
 
     return wrong
 
 
 def lose_membership(right: Function) -> Function:
-    def wrong(state: RaftState, snapshot: Any) -> bool:
-        conf = state.conf
-        restored = right(state, snapshot)
-        state.set_conf(conf)
-        return bool(restored)
+    def wrong(node: RawNode, number: int) -> None:
+        conf = node._state.conf
+        installing = node._state.log.snapshot is not None
+        right(node, number)
+        if installing:
+            node._state.set_conf(conf)
+
+    return wrong
+
+
+def membership_at_once(right: Function) -> Function:
+    def wrong(state: RaftState, snapshot: Snapshot) -> bool:
+        restored = bool(right(state, snapshot))
+        if restored:
+            state.set_conf(snapshot.metadata.conf_state)
+        return restored
 
     return wrong
 
@@ -300,7 +309,8 @@ MUTANTS = [
     Mutant("promise to the leader broken", 11, CORE + "state:RaftState.has_promised", break_promise),
     Mutant("snapshot over newer state", 12, CORE + "follower:restore", install_whatever_comes),
     Mutant("snapshot drops what follows", 12, CORE + "follower:restore", drop_what_follows),
-    Mutant("membership lost with the snapshot", 12, CORE + "follower:restore", lose_membership),
+    Mutant("membership lost with the snapshot", 12, CORE + "raw_node:RawNode.on_persisted", lose_membership),
+    Mutant("membership of a snapshot too early", 12, CORE + "follower:restore", membership_at_once),
     Mutant("no snapshot for one too far behind", 12, CORE + "leader:_maybe_send_snapshot", always(False)),
     Mutant("entry handed out twice", 14, CORE + "log:RaftLog.take_committed", hand_out_twice),
 ]
