@@ -14,6 +14,7 @@ from octopii.errors import (
 )
 from octopii.wire.call import CallLimits, CallMachine, unwrap
 from octopii.wire.codec import ApplyFailedAnswer, CommandErrorAnswer
+from octopii.wire.links import LinkLimits
 from octopii.wire.requests import (
     Campaign,
     Consistency,
@@ -208,6 +209,23 @@ def test_a_change_that_takes_long_is_waited_for() -> None:
     model.silent = False
     model.run(41.0)
     assert model.outcomes[change] == Done(request.request_id, 7)
+
+
+def test_a_node_does_not_leave_itself() -> None:
+    """Where no network lies between, silence is no broken link: calls are tried again, a long change is not lost."""
+    limits = CallLimits(try_timeout=1.0, links=LinkLimits(follow_leader=False, leave_silent=False))
+    model = silent(limits=limits, nodes=1)
+    change = model.machine.ask(ForceSnapshot(0), deadline=60.0)
+    read = model.machine.ask(StatusRequest(0), deadline=60.0)
+    model.run(10.0)
+    assert model.outcomes == {}
+    assert sum(isinstance(request, StatusRequest) for _, request in model.sent) > 3
+    [(address, request)] = [sent for sent in model.sent if isinstance(sent[1], ForceSnapshot)]
+    model.machine.receive(address, Done(request.request_id, 7), 10.0)
+    model.silent = False
+    model.run(12.0)
+    assert model.outcomes[change] == Done(request.request_id, 7)
+    assert read in model.outcomes
 
 
 def test_an_answer_to_another_question_ends_the_link() -> None:

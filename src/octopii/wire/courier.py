@@ -29,6 +29,7 @@ class Courier:
         """`try_timeout` is how long, in seconds, an answer may take before it is given up for lost."""
         self.links = Links(addresses, rng=rng, limits=limits)
         self._try_timeout = try_timeout
+        self._leave_silent = limits.leave_silent
         self._unsent: dict[Attempt, None] = {}
         self._outstanding: dict[int, Attempt] = {}  # by request number, oldest first
         self._next_request = 1
@@ -116,7 +117,8 @@ class Courier:
                 break
             if not attempt.request_id or not attempt.repeatable:
                 continue  # lost with its link, a moment ago; or to be waited for: a snapshot may well take minutes
-            if self._last_heard.get(attempt.address, -math.inf) + self._try_timeout <= now:
+            silent = self._last_heard.get(attempt.address, -math.inf) + self._try_timeout <= now
+            if silent and self._leave_silent:
                 lost += self.leave(attempt.address, now)
             else:
                 del self._outstanding[attempt.request_id]

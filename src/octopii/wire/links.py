@@ -49,6 +49,9 @@ class LinkLimits(msgspec.Struct, frozen=True, kw_only=True):
     follow_leader: bool = True
     """Whether to move to the leader; no for a node's own calls, which only ever go to the node itself."""
 
+    leave_silent: bool = True
+    """Whether a link on which nothing is heard for a whole try counts as broken; no where there is no network."""
+
 
 class Connect(msgspec.Struct, frozen=True, gc=False):
     """Dial this address and shake hands; then say `connected` or `disconnected`."""
