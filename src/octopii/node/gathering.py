@@ -45,6 +45,15 @@ class Gatherer:
         self._pending = 0
         self.push = self._inbox.append
 
+    def give_up(self, error: OctopiiError) -> None:
+        """Fail whatever waits; from any thread."""
+        while self._inbox:
+            try:
+                command = self._inbox.popleft()
+            except IndexError:  # another thread was faster
+                return
+            deliver([command], error)
+
     @property
     def waiting(self) -> bool:
         """Whether commands wait to be gathered, and may be."""

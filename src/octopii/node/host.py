@@ -15,9 +15,10 @@ from typing import TypeVar
 import uvloop
 
 from octopii.config import Config
-from octopii.errors import CallTimeout, OctopiiError, ShuttingDown
+from octopii.errors import CallTimeout, ShuttingDown
 from octopii.node.engine import Engine
 from octopii.node.gathering import Command, Sink, check_size
+from octopii.node.local_calls import Handed
 from octopii.node.operations import Kind, Operation, value_of
 from octopii.node.workers import SyncThreads
 from octopii.state_machine import StateMachine
@@ -189,19 +190,19 @@ class Host:
     ) -> list[int]:
         """Begin a call on the node's thread; the list gets its id, for cancelling."""
         seconds = self.config.call_timeout if timeout is None else timeout
-        engine, started, start = self.engine, list[int](), operation.start
+        started, start = list[int](), operation.start
 
-        def begin(machine: CallMachine, now: float) -> None:
-            try:
-                call_id = start(machine, now, now + seconds)
-            except OctopiiError as error:
-                resolve(error)
-                return
-            started.append(call_id)
-            engine.expect(call_id, resolve)
+        def begin(machine: CallMachine, now: float) -> int:
+            started.append(start(machine, now, now + seconds))
+            return started[0]
 
-        engine.hand_over(begin)
+        self._bring(Handed(begin, resolve))
         return started
+
+    def _bring(self, handed: Handed) -> None:
+        engine = self.engine
+        engine.calls.hand_over(handed)
+        engine.wake_from_thread()
 
     async def run(self, operation: Operation[T], timeout: float | None) -> T:
         """Carry out an operation for a coroutine on any event loop."""
@@ -243,7 +244,7 @@ class Host:
             engine = self.engine  # raises what is the matter
         check_size(command, self.config.max_command_bytes)
         seconds = self.config.call_timeout if timeout is None else timeout
-        engine.gatherer.push(Command(kind, seconds, command, waiter, sink))
+        engine.calls.push(Command(kind, seconds, command, waiter, sink))
         engine.wake_from_thread()
 
     def run_blocking(self, operation: Operation[T], timeout: float | None) -> T:
@@ -271,7 +272,7 @@ class Host:
                 machine.cancel(call_id)
 
         try:
-            self.engine.hand_over(cancel)
+            self._bring(Handed(cancel, lambda _error: None))
         except ShuttingDown:
             return
 
@@ -281,7 +282,14 @@ class Host:
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
 
         def answer(_machine: CallMachine, _now: float) -> None:
-            future.set_result(question(engine))
+            try:
+                future.set_result(question(engine))
+            except BaseException as error:  # noqa: BLE001  (whoever asked is told, and the node goes on)
+                future.set_exception(error)
 
-        engine.hand_over(answer)
+        def end(error: object) -> None:
+            assert isinstance(error, BaseException)
+            future.set_exception(error)
+
+        self._bring(Handed(answer, end))
         return future.result(shutdown_seconds)
