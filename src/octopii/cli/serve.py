@@ -27,7 +27,6 @@ from octopii.cli.exits import (
     fail,
     one_line_errors,
 )
-from octopii.cli.options import CaOption, CertificateOption, KeyOption
 from octopii.config import Config
 from octopii.errors import ConfigError
 from octopii.node import BlockingNode
@@ -130,9 +129,9 @@ def serve(
     skip_index: Annotated[
         list[int] | None, typer.Option(help="A log entry to answer instead of applying it; see operations.")
     ] = None,
-    tls_ca: CaOption = None,
-    tls_cert: CertificateOption = None,
-    tls_key: KeyOption = None,
+    tls_ca: Annotated[Path | None, typer.Option(metavar="FILE", help="The cluster's CA (PEM).")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="This node's certificate (PEM).")] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="The certificate's key (PEM).")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Listen beyond loopback without TLS.")] = False,
     log_format: Annotated[Literal["text", "json"], typer.Option(help="How log lines look.")] = "text",
 ) -> None:
