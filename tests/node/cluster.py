@@ -122,8 +122,11 @@ class Cluster:
         """Wait until all running nodes have applied as much as the leader has committed."""
         leader = await self.leader()
         index = await leader.read_index(timeout=patience)
-        for node_id, node in self.nodes.items():
-            await until(lambda node=node: node.status["applied"] >= index, f"node {node_id} applies entry {index}")
+
+        def everywhere() -> bool:
+            return all(node.status["applied"] >= index for node in self.nodes.values())
+
+        await until(everywhere, f"every node applies entry {index}")
 
 
 @contextlib.asynccontextmanager

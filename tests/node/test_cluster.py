@@ -15,7 +15,7 @@ async def _writes_and_reads(folder: Path) -> None:
         assert await leader.propose(b"SET fruit apple") == b"OK"
         for node in cluster.nodes.values():
             for consistency in ("linearizable", "lease"):
-                assert await node.query(b"GET fruit", consistency=consistency) == b"apple"  # type: ignore[arg-type]
+                assert await node.query(b"GET fruit", consistency=consistency) == b"apple"
         for number, node in enumerate(cluster.nodes.values()):
             assert await node.propose(b"SET from-%d yes" % number) == b"OK"
         with pytest.raises(CommandError):

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ ATTACKS = {
 }
 
 
-async def _single(folder: Path, **settings: object) -> tuple[Cluster, OctopiiNode]:
+async def _single(folder: Path, **settings: Any) -> tuple[Cluster, OctopiiNode]:
     cluster = Cluster(folder, 1, **settings)
     await cluster.start()
     node = await cluster.leader()

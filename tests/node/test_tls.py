@@ -36,12 +36,12 @@ class Certificates:
         """The authority's file."""
         return str(self.folder / "ca.pem")
 
-    def node(self, node_id: int) -> dict[str, str]:
+    def node(self, node_id: int) -> dict[str, Any]:
         """TLS settings of a node."""
         certificate, key = self.issue(f"node-{node_id}")
         return {"tls_ca_file": self.ca, "tls_certificate_file": certificate, "tls_key_file": key}
 
-    def client(self, name: str = "client-test") -> dict[str, str]:
+    def client(self, name: str = "client-test") -> dict[str, Any]:
         """TLS arguments of a client."""
         certificate, key = self.issue(name)
         return {"tls_ca_file": self.ca, "tls_certificate_file": certificate, "tls_key_file": key}

@@ -54,7 +54,7 @@ class Switchboard:
             tls=server_context(config),
             handshake=lambda name: self._handshake(name, Role.NODE, 0, dialer=False),
         )
-        self._links = PeerLinks(
+        self.links = PeerLinks(
             config,
             tls=client_context(config),
             rng=rng,
@@ -75,20 +75,20 @@ class Switchboard:
     def shut(self) -> None:
         """The node has failed: whoever waits here for an answer has to turn to another one."""
         self._closing = True
-        self._links.close()
+        self.links.close()
         self._server.shut()
 
     async def close(self) -> None:
         """Close everything."""
         self._closing = True
-        self._links.close()
+        self.links.close()
         await self._server.close()
 
     # --- what goes out ------------------------------------------------------------------------------------------
 
     def send(self, peer: int, outputs: list[PeerOutput], now: float) -> None:
         """Say something to a peer."""
-        self._links.send(peer, outputs, now)
+        self.links.send(peer, outputs, now)
 
     def reply(self, connection: Connection, replies: list[Reply]) -> None:
         """Answer a client. One that does not take its answers is not read from until it has."""
@@ -105,7 +105,7 @@ class Switchboard:
 
     def tick(self, now: float) -> None:
         """Look after the connections."""
-        self._links.tick(now)
+        self.links.tick(now)
         self.keep_links()
 
     def follow(self) -> bool:
@@ -113,7 +113,7 @@ class Switchboard:
         if self._introduced_empty != self._replica.identity.empty:
             # Peers know this node as one without a cluster: now that it has one, they have to hear of it.
             self._introduced_empty = self._replica.identity.empty
-            self._links.introduce_anew()
+            self.links.introduce_anew()
         leadership = self._replica.leadership
         leads = (leadership.leader, leadership.leader_address)
         if leads == self._told_leader:
@@ -190,7 +190,7 @@ class Switchboard:
         peers = set(replica.peer_addresses) | set(replica.raft.peers())
         if replica.identity.empty or self._config.node_id not in {*conf.voters, *conf.learners}:
             peers |= self._seen_addresses.keys()
-        self._links.keep(peers - {self._config.node_id})
+        self.links.keep(peers - {self._config.node_id})
 
     def _link_up(self, peer: int, hello: Hello) -> None:
         self._replica.peer_connected(facts_of(hello))
