@@ -96,8 +96,17 @@ MOODS: dict[str, dict[str, float]] = {
         "forget": 1,
         "lose": 2,
     },
-    "cut off": {"deliver": 24, "turn-all": 24, "tick-all": 10, "propose": 10, "read": 4, "compact": 4, "campaign": 0.5},
-    "stalled": {"deliver": 26, "turn-all": 26, "tick-all": 10, "propose": 9, "read": 6, "transfer": 1, "campaign": 2},
+    "cut off": {"deliver": 24, "turn-all": 24, "tick-all": 10, "propose": 10, "read": 4, "compact": 6, "campaign": 0.5},
+    "stalled": {
+        "deliver": 26,
+        "turn-all": 26,
+        "tick-all": 10,
+        "propose": 9,
+        "read": 6,
+        "transfer": 1,
+        "campaign": 2,
+        "compact": 4,
+    },
     "members": {"deliver": 20, "turn-all": 24, "member": 10, "tick-all": 8, "propose": 6, "compact": 3, "transfer": 1},
 }
 STALLING = {"stalled", "slow disks"}
@@ -268,8 +277,9 @@ class Schedule:
         return f"tick {self.anyone()}"
 
     def compact(self) -> str:
-        """Snapshot and compact one node's log."""
-        return f"compact {self.anyone()} {self.random.choice([0, 0, 1, 3, 8])}"
+        """Snapshot and compact one node's log, mostly a leader's, so that who lags needs the snapshot."""
+        node = self.leader() if self.random.random() < 0.7 else self.anyone()
+        return f"compact {node} {self.random.choice([0, 0, 0, 1, 3])}"
 
     def ask_read(self) -> str:
         """A read by quorum or, where clocks may be trusted, by lease."""

@@ -7,13 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.mutants.raft import MUTANTS
 
 from tests.mutants.planting import planted
+from tests.mutants.raft import MUTANTS
 from tests.raft.harness_scenario import parse
 from tests.raft.harness_schedule import Schedule, replay, run_seed, shrink
 
-FIXED_SEEDS = 300
+FIXED_SEEDS = 500
 CHUNK = 25
 HEAVY_SEEDS = 10_000
 
