@@ -44,6 +44,11 @@ def _used_bytes(system: MemoryFileSystem) -> int:
     return sum(len(system.contents(f"{folder}/{name}")) for name in system.list_folder(folder))
 
 
+def _fill(log: Walrus) -> None:
+    for _ in range(100):
+        log.append_for_topic("t", bytes(300))
+
+
 def _fail_from(kind: str, code: int, *, after: int = 0) -> Callable[[Operation], None]:
     left = after
 
@@ -61,20 +66,16 @@ def _fail_from(kind: str, code: int, *, after: int = 0) -> Callable[[Operation],
 
 
 def test_full_disk_leaves_no_trace_and_room_is_enough() -> None:
-    """An append that finds no room writes nothing; after room is made appends go on, and a reopen shows exactly them."""
+    """An append that finds no room writes nothing; with room appends go on, and a reopen shows exactly them."""
     system = _memory()
     log = _log(system)
     log.append_for_topic("t", b"first")
     system.faults.capacity = _used_bytes(system)
-    kept = 1
-    while True:
-        try:
-            log.append_for_topic("t", bytes(300))
-            kept += 1
-        except LogFull as error:
-            assert error.path == folder
-            assert error.needed > 0
-            break
+    with pytest.raises(LogFull) as caught:
+        _fill(log)
+    assert caught.value.path == folder
+    assert caught.value.needed > 0
+    kept = log.stats("t").next_offset
     with pytest.raises(LogFull):
         log.batch_append_for_topic("t", [bytes(900)] * 9)
     with pytest.raises(LogFull):
@@ -96,8 +97,7 @@ def test_trim_makes_room_on_a_full_disk() -> None:
     log.append_for_topic("t", b"first")
     system.faults.capacity = _used_bytes(system)
     with pytest.raises(LogFull):
-        for _ in range(100):
-            log.append_for_topic("t", bytes(300))
+        _fill(log)
     end = log.stats("t").next_offset
     assert log.read_next("t") is not None
     log.trim("t", end)

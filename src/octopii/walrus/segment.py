@@ -29,7 +29,7 @@ from octopii.walrus.vfs import File, FileSystem, MappedBuffer
 if TYPE_CHECKING:
     from octopii.walrus.topic import Topic
 
-open_segments: Final = 64  # files kept open; each may hold two descriptors
+open_segments: Final = 48  # files kept open; each may hold two descriptors
 first_segment_blocks: Final = 16  # 1 MiB with the default block: a small log stays small on disk
 reserved_blocks: Final = 2  # left for trims, cursors and what is marked urgent when the disk is full
 _no_room: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -115,13 +115,21 @@ class SegmentStore:
                 self._open.move_to_end(segment.number)
             return file
         try:
-            file = segment.file = self.vfs.open(segment.path, writable=self.writable)
+            file = self.vfs.open(segment.path, writable=self.writable)
         except FileNotFoundError as error:
             raise CorruptLogError(f"{segment.path} is missing", path=segment.path) from error
-        self._open[segment.number] = segment
-        if len(self._open) > open_segments:
-            self._close_one(segment)
+        self._note_open(segment, file)
         return file
+
+    def _note_open(self, segment: Segment, file: File) -> None:
+        segment.file = file
+        self._open[segment.number] = segment
+        self.shrink(keep=segment)
+
+    def shrink(self, *, keep: Segment | None = None) -> None:
+        """Close files beyond the limit, as far as no sync under way needs them."""
+        while len(self._open) > open_segments and self._close_one(keep):
+            pass
 
     def map(self, segment: Segment) -> MappedBuffer:
         """The segment's mapping, made if need be."""
@@ -129,12 +137,19 @@ class SegmentStore:
             segment.map = self.file(segment).map(segment.size)
         return segment.map
 
-    def _close_one(self, spare: Segment) -> None:
-        for segment in self._open.values():
-            busy = segment is spare or segment.dirty or segment.in_flight
-            if not busy and not any(topic.dirty for topic in segment.tails):
-                self._close(segment)
-                return
+    def _close_one(self, keep: Segment | None) -> bool:
+        """Close the segment that was used least of late; one with unsynced bytes only if there is no other.
+
+        The sync opens that one again: an fdatasync covers what was written by any descriptor, and reports an error of
+        earlier writing back that nobody was told of.
+        """
+        idle = [each for each in self._open.values() if each is not keep and not each.in_flight]
+        clean = (each for each in idle if not each.dirty and not any(topic.dirty for topic in each.tails))
+        segment = next(clean, idle[0] if idle else None)
+        if segment is None:
+            return False
+        self._close(segment)
+        return True
 
     def _close(self, segment: Segment) -> None:
         for topic in segment.tails:
@@ -182,10 +197,13 @@ class SegmentStore:
         return data
 
     def write_slot(self, place: Place, data: bytes) -> None:
-        """Store a block's slot in the mapped table; durable with the segment's next sync."""
+        """Store a block's slot in the table; durable with the segment's next sync."""
         segment = self.segments[place.segment]
         at = (place.block + 1) * slot_bytes
-        self.map(segment)[at : at + slot_bytes] = data
+        if segment.map is not None:
+            segment.map[at : at + slot_bytes] = data
+        else:
+            self.file(segment).write_at(data, at)
         segment.dirty = True
 
     # --- blocks -------------------------------------------------------------------------------------------------
@@ -267,8 +285,7 @@ class SegmentStore:
 
     def _make_file(self, segment: Segment) -> None:
         file = self.vfs.open(segment.path, create=True)
-        segment.file = file
-        self._open[segment.number] = segment
+        self._note_open(segment, file)
         file.truncate(0)
         file.allocate(segment.size)
         slots = [encode_segment_header(segment.number, segment.block_bytes, segment.blocks)]

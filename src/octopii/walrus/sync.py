@@ -200,6 +200,16 @@ class Walrus:
         with self._lock:
             return self._log.verify(report)
 
+    @property
+    def has_unsynced(self) -> bool:
+        """Whether anything that was written waits for a sync."""
+        return self._log.has_unsynced
+
+    @property
+    def has_unmarked(self) -> bool:
+        """Whether the last records are synced but vouched for by nothing yet: so until the log is idle or closed."""
+        return self._log.has_unmarked
+
     # --- durability ---------------------------------------------------------------------------------------------
 
     def sync(self) -> None:

@@ -342,8 +342,8 @@ class Log:
 
     @property
     def has_unsynced(self) -> bool:
-        """Whether anything that was written waits for a sync."""
-        return bool(self._writer.dirty or self._writer.dropped)
+        """Whether anything that was written waits for a sync, or for the one under way."""
+        return bool(self._writer.dirty or self._writer.dropped or self._ticket)
 
     @property
     def has_unmarked(self) -> bool:
@@ -393,6 +393,7 @@ class Log:
         self._ticket = None
         for segment in ticket.segments:
             segment.in_flight = False
+        self._store.shrink()
         if ticket.error is not None:
             self._fail(ticket.error)
         for topic, seq, end in ticket.topics:

@@ -302,5 +302,5 @@ class Writer:
     def _change_slot(self, place: Place, **changes: int) -> None:
         segment = self.store.segments[place.segment]
         at = (place.block + 1) * slot_bytes
-        slot = decode_slot(bytes(self.store.map(segment)[at : at + slot_bytes]), *place)
+        slot = decode_slot(self.store.read(segment, at, slot_bytes), *place)
         self.store.write_slot(place, encode_slot(slot._replace(**changes), *place))
