@@ -58,6 +58,7 @@ REQUESTS: list[requests.Request] = [
     requests.CompactRequest(12),
     requests.Campaign(13),
     requests.ReadIndex(14),
+    requests.FetchSnapshot(request_id=15, index=1000, position=1 << 20),
 ]
 REPLIES: list[requests.Reply] = [
     requests.ProposeAnswers(1, ANSWERS),
@@ -68,6 +69,7 @@ REPLIES: list[requests.Reply] = [
     requests.Report(5, b'{"id": 1}'),
     FAILURE,
     requests.LeaderHint(2, "b:1"),
+    requests.SnapshotPart(request_id=15, index=1000, manifest=b"m", size=1 << 30, position=0, data=b"d" * 9),
 ]
 PEER_MESSAGES: list[requests.PeerMessage] = [
     requests.Forward(1, ITEMS),

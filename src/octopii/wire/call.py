@@ -66,6 +66,7 @@ from octopii.wire.requests import (
     Request,
     SessionEnd,
     SessionOpened,
+    SnapshotPart,
     error_of,
 )
 
@@ -120,7 +121,7 @@ class CallLimits(msgspec.Struct, frozen=True, kw_only=True):
 # --- what the driver is to do -----------------------------------------------------------------------------------
 
 
-Result: TypeAlias = list[Answer] | Done | Report
+Result: TypeAlias = list[Answer] | Done | Report | SnapshotPart
 """What a call came to: answers of `propose`, and of `query`, the reply to `ask`."""
 
 
@@ -152,15 +153,10 @@ def unwrap(answer: Answer) -> bytes | CommandError | ApplyFailed | QueryNotSuppo
     return ApplyFailed(answer.text or f"apply raised {answer.exception}", exception=answer.exception)
 
 
-_PASSING_KINDS = frozenset(
-    {
-        FailureKind.NO_LEADER,
-        FailureKind.SHUTTING_DOWN,
-        FailureKind.REMOVED_NODE,
-        FailureKind.WIPED_NODE,
-        FailureKind.WRONG_CLUSTER,
-    }
-)
+_REFUSED_KINDS = frozenset({FailureKind.REMOVED_NODE, FailureKind.WIPED_NODE, FailureKind.WRONG_CLUSTER})
+"""A node says that it is out: a client goes to another one, that node's own calls have nowhere to go."""
+
+_PASSING_KINDS = _REFUSED_KINDS | {FailureKind.NO_LEADER, FailureKind.SHUTTING_DOWN}
 """Refusals that are about the node or the moment, not about the call: it is tried again, perhaps elsewhere."""
 
 _LOST_KINDS = frozenset({FailureKind.CONNECTION_LOST, FailureKind.CALL_TIMEOUT})
@@ -382,7 +378,7 @@ class CallMachine:
                 if len(reply.answers) != len(attempt.template.commands):
                     return False
                 self._resolve(attempt.call, reply.answers)
-            elif isinstance(reply, Done | Report) and not isinstance(attempt.template, Query):
+            elif isinstance(reply, Done | Report | SnapshotPart) and not isinstance(attempt.template, Query):
                 self._resolve(attempt.call, reply)
             else:
                 return False
@@ -409,6 +405,8 @@ class CallMachine:
             attempt.lose()
             links.refused(now, elsewhere=False)
             self._retry([attempt])
+        elif kind in _REFUSED_KINDS and not self._limits.links.follow_leader:
+            self._refused_for_good(attempt, failure)
         elif kind in _PASSING_KINDS or (isinstance(attempt, Opening) and kind in NOT_APPLIED_KINDS):
             self._last_refusal = failure
             links.refused(now, elsewhere=kind is not FailureKind.NO_LEADER and not failure.leader)
@@ -419,6 +417,13 @@ class CallMachine:
             self._handle_group_failure(attempt, failure, now)
         else:
             self._fail_attempt(attempt, failure)
+
+    def _refused_for_good(self, attempt: Attempt, failure: Failure) -> None:
+        """The only node that these calls may go to takes no part in the cluster any more."""
+        asked = attempt.call if isinstance(attempt, Single) else None
+        for call in list(self._calls.values()):
+            if call is asked or call.commands:
+                self._fail(call, error_of(failure) if call.certainly_not_applied else OutcomeUnknown(failure.text))
 
     def _refused(self, attempt: Attempt, failure: Failure) -> None:
         """This try did not count: go on later."""

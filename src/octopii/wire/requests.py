@@ -212,6 +212,17 @@ class ReadIndex(msgspec.Struct, array_like=True, tag=14, frozen=True, gc=False):
     request_id: Number
 
 
+class FetchSnapshot(msgspec.Struct, array_like=True, tag=15, frozen=True, kw_only=True, gc=False):
+    """Ask a node for a part of its snapshot at `index` (0: the newest) from byte `position`; see `SnapshotPart`.
+
+    What was asked for once stays readable on that node for a while, also when a newer snapshot has come.
+    """
+
+    request_id: Number
+    index: Number
+    position: Number
+
+
 Request = (
     Propose
     | SessionRequest
@@ -227,6 +238,7 @@ Request = (
     | CompactRequest
     | Campaign
     | ReadIndex
+    | FetchSnapshot
 )
 """All that a client can ask."""
 
@@ -294,7 +306,18 @@ class LeaderHint(msgspec.Struct, array_like=True, tag=7, frozen=True, gc=False):
     address: Address
 
 
-Reply = ProposeAnswers | SessionOpened | QueryAnswers | Done | Report | Failure | LeaderHint
+class SnapshotPart(msgspec.Struct, array_like=True, tag=8, frozen=True, kw_only=True, gc=False):
+    """A run of a snapshot's bytes from `position`; `manifest` says all else, and is empty but at position 0."""
+
+    request_id: Number
+    index: Number
+    manifest: bytes
+    size: Number
+    position: Number
+    data: bytes
+
+
+Reply = ProposeAnswers | SessionOpened | QueryAnswers | Done | Report | Failure | LeaderHint | SnapshotPart
 """All that a node can say to a client."""
 
 
