@@ -10,6 +10,7 @@ from octopii.errors import (
     ConfigError,
     ConnectionLost,
     Overloaded,
+    RemovedNode,
     TooLarge,
 )
 from octopii.wire.call import CallLimits, CallMachine, unwrap
@@ -19,6 +20,7 @@ from octopii.wire.requests import (
     Campaign,
     Consistency,
     Done,
+    Failure,
     FailureKind,
     ForceSnapshot,
     Propose,
@@ -226,6 +228,20 @@ def test_a_node_does_not_leave_itself() -> None:
     model.run(12.0)
     assert model.outcomes[change] == Done(request.request_id, 7)
     assert read in model.outcomes
+
+
+def test_calls_of_a_node_that_is_out_fail_at_once() -> None:
+    """A node's own calls go nowhere else: removed, it says so without waiting for a deadline."""
+    model = silent(limits=CallLimits(links=LinkLimits(follow_leader=False)), nodes=1)
+    call = model.machine.propose([b"x"], deadline=60.0)
+    query = model.machine.query([b"q"], consistency=Consistency.LINEARIZABLE, deadline=60.0, now=0.0)
+    model.run(0.5)
+    for address, request in list(model.sent):
+        failure = Failure(request_id=request.request_id, kind=FailureKind.REMOVED_NODE, text="removed")
+        model.machine.receive(address, failure, 0.5)
+    model.run(1.0)
+    assert isinstance(model.outcomes[call], RemovedNode)
+    assert isinstance(model.outcomes[query], RemovedNode)
 
 
 def test_an_answer_to_another_question_ends_the_link() -> None:

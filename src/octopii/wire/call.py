@@ -422,7 +422,7 @@ class CallMachine:
         """The only node that these calls may go to takes no part in the cluster any more."""
         asked = attempt.call if isinstance(attempt, Single) else None
         for call in list(self._calls.values()):
-            if call is asked or call.commands:
+            if call is asked or not isinstance(call.carrier, Single):
                 self._fail(call, error_of(failure) if call.certainly_not_applied else OutcomeUnknown(failure.text))
 
     def _refused(self, attempt: Attempt, failure: Failure) -> None:
