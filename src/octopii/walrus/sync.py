@@ -14,17 +14,12 @@ from typing import Final, Literal
 from octopii.durability import FsyncSchedule, Milliseconds, NoFsync, SyncEach
 from octopii.errors import WalrusError
 from octopii.walrus.cursors import Consistency
+from octopii.walrus.life import default_block_bytes, default_max_entry_bytes, default_segment_blocks
 from octopii.walrus.reader import Entry
 from octopii.walrus.ticket import SyncTicket
 from octopii.walrus.verify import Damage, Report
 from octopii.walrus.vfs import Buffer, FileSystem
-from octopii.walrus.walrus import (
-    Log,
-    TopicStats,
-    default_block_bytes,
-    default_max_entry_bytes,
-    default_segment_blocks,
-)
+from octopii.walrus.walrus import Log, TopicStats
 
 _idle_seconds: Final = 1.0  # without a write for so long, the marks are written
 

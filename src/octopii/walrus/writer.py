@@ -11,6 +11,7 @@ from typing import Final
 
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
+from octopii.errors import CorruptLogError
 from octopii.walrus.plan import Piece, Plan
 from octopii.walrus.record import (
     BEGIN,
@@ -29,6 +30,7 @@ from octopii.walrus.record import (
     TRIM_BODY,
     UNIT,
     USED,
+    BadSlot,
     Slot,
     decode_slot,
     encode_slot,
@@ -302,5 +304,8 @@ class Writer:
     def _change_slot(self, place: Place, **changes: int) -> None:
         segment = self.store.segments[place.segment]
         at = (place.block + 1) * slot_bytes
-        slot = decode_slot(self.store.read(segment, at, slot_bytes), *place)
+        try:
+            slot = decode_slot(self.store.read(segment, at, slot_bytes), *place)
+        except BadSlot as error:
+            raise CorruptLogError(f"{segment.path}: {error}", path=segment.path, position=at) from error
         self.store.write_slot(place, encode_slot(slot._replace(**changes), *place))
