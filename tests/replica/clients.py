@@ -20,7 +20,7 @@ class Asked(msgspec.Struct, eq=False):
 
     names: list[bytes]
     asked_at: float
-    acknowledged_before: int = 0
+    consistency: Consistency | None = None
     ended_at: float = 0.0
     result: Result | None = None
     error: OctopiiError | None = None
@@ -58,14 +58,15 @@ class Client:
     def query(self, consistency: Consistency = Consistency.LINEARIZABLE, *, timeout: float = 10.0) -> Asked:
         """Ask how long the journal is."""
         now = self.world.now
-        return self._began(self.machine.query([b""], consistency=consistency, deadline=now + timeout, now=now), [])
+        call = self.machine.query([b""], consistency=consistency, deadline=now + timeout, now=now)
+        return self._began(call, [], consistency)
 
     def ask(self, request: Request, *, timeout: float = 10.0) -> Asked:
         """Ask anything else."""
         return self._began(self.machine.ask(request, deadline=self.world.now + timeout), [])
 
-    def _began(self, call: int, names: list[bytes]) -> Asked:
-        asked = Asked(names, self.world.now)
+    def _began(self, call: int, names: list[bytes], consistency: Consistency | None = None) -> Asked:
+        asked = Asked(names, self.world.now, consistency)
         self.calls.append(asked)
         self._by_id[call] = asked
         self.pump()
@@ -177,8 +178,9 @@ def outcomes(clients: list[Client]) -> tuple[set[bytes], set[bytes], set[bytes]]
         for asked in client.calls:
             if not asked.names:
                 continue
-            if asked.result is not None:
-                acknowledged.update(asked.names)
+            if isinstance(asked.result, list):
+                for name, answer in zip(asked.names, asked.result, strict=True):
+                    (acknowledged if isinstance(answer, bytes) else absent).add(name)  # or it was rejected
             elif isinstance(asked.error, NotApplied):
                 absent.update(asked.names)
             else:

@@ -2,6 +2,7 @@
 
 from octopii.config import Config
 from octopii.errors import NotApplied
+from octopii.wire.requests import Consistency, Reply, Request
 from tests.replica.clients import Asked, Client, outcomes
 from tests.replica.driver import MachineMaker, Node, World
 from tests.replica.journal import Journal
@@ -117,6 +118,21 @@ class Cluster:
         """Let time pass until these calls have ended."""
         self.world.run_until(lambda: all(each.done for each in asked), limit=limit, what="the calls have ended")
 
+    def request(self, node: Node, request: Request) -> list[Reply]:
+        """Ask a node directly; the list is filled when its reply comes."""
+        replies: list[Reply] = []
+        self._named += 1
+        origin = ("direct", self._named)
+        node.reply_to[origin] = replies.append
+        node.take_request(origin, request)
+        return replies
+
+    def reply(self, node: Node, request: Request) -> Reply:
+        """Ask a node directly, and wait for its reply."""
+        replies = self.request(node, request)
+        self.world.run_until(lambda: bool(replies), what=f"node {node.id} replies to {request}")
+        return replies[0]
+
     def applied(self, *nodes: Node) -> bool:
         """Whether these nodes (all that are up, if none are named) have applied all that the leader committed."""
         leader = self.leader
@@ -194,6 +210,7 @@ class Cluster:
         for name in unknown:
             assert counts.get(name, 0) <= 1, f"{name!r} was applied {counts[name]} times"
         self._check_answers(names)
+        self._check_queries(names)
 
     def _check_answers(self, names: list[bytes]) -> None:
         """Each answer is the position at which the name stands."""
@@ -201,8 +218,32 @@ class Cluster:
             for asked in client.calls:
                 if asked.names and isinstance(asked.result, list):
                     for name, answer in zip(asked.names, asked.result, strict=True):
-                        assert isinstance(answer, bytes)
-                        assert names[int(answer) - 1] == name, f"{name!r} was told {answer!r}"
+                        told = answer if isinstance(answer, bytes) else b"0"
+                        assert told == b"0" or names[int(told) - 1] == name, f"{name!r} was told {told!r}"
+
+    def _check_queries(self, names: list[bytes]) -> None:
+        """A query saw all that was acknowledged before it was asked, and nothing that was asked after its answer."""
+        calls = [asked for client in self.clients for asked in client.calls]
+        asked_at = {name: asked.asked_at for asked in calls for name in asked.names}
+        position = {name: place for place, name in enumerate(names, start=1)}
+        known = sorted(
+            (asked.ended_at, position[name])
+            for asked in calls
+            if asked.result is not None
+            for name in asked.names
+            if name in position
+        )
+        for query in calls:
+            if query.consistency is None or not isinstance(query.result, list):
+                continue
+            (answer,) = query.result
+            assert isinstance(answer, bytes)
+            seen = int(answer)
+            latest = max((asked_at[name] for name in names[:seen]), default=0.0)
+            assert latest <= query.ended_at, f"a query saw {seen} names, one of which was asked for later"
+            if query.consistency is not Consistency.STALE:
+                needed = max((place for ended, place in known if ended < query.asked_at), default=0)
+                assert seen >= needed, f"a {query.consistency.name} query saw {seen} names of {needed} acknowledged"
 
 
 def is_not_applied(asked: Asked) -> bool:

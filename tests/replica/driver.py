@@ -233,6 +233,7 @@ class Node:
         self.up = False
         self.wall_offset = 0.0
         self.paused_sync = False
+        self.survives: Survives | None = None  # what a crash keeps; None draws it
         self.broken: BaseException | None = None
         self.replica: Replica
         self.applier: Applier
@@ -291,7 +292,7 @@ class Node:
         """Lose power: memory is gone, and of what was not synced whatever the chooser does not let survive."""
         self._down()
         self.vfs.faults.before = None
-        self.vfs.crash(survives or survive_randomly(self.world.rng))
+        self.vfs.crash(survives or self.survives or survive_randomly(self.world.rng))
 
     def stop(self) -> None:
         """Stop in good order, once the sync and the jobs under way are done."""

@@ -86,7 +86,7 @@ class Journal(StateMachine):
         data = msgspec.msgpack.encode(self.state)
         if self._frozen:
             return data
-        return (data[start : start + 512] for start in range(0, len(data), 512))
+        return (data[start : start + 4096] for start in range(0, len(data), 4096))
 
     def restore(self, data: memoryview) -> None:
         """Take the state over."""

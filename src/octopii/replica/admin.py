@@ -11,6 +11,7 @@ import msgspec
 
 from octopii.errors import ConfigError, NoLeader, NotApplied, OctopiiError, Overloaded
 from octopii.raft import ChangeOperation, MembershipChange, MembershipStep, ProposalDropped, Transition
+from octopii.replica.backup import Downloads
 from octopii.replica.calls import Waiter
 from octopii.replica.status import describe
 from octopii.replica.work import Origin, PeerOrigin
@@ -63,6 +64,8 @@ class Admin:
         elif isinstance(request, requests.ForceSnapshot):
             self._wait(origin, request.request_id, "snapshot", 0)
             replica.upkeep.force_snapshot("asked for")
+        elif isinstance(request, requests.FetchSnapshot):
+            self.downloads.serve(origin, request)
         elif isinstance(request, requests.Campaign):
             replica.raft.campaign()
             replica.outbox.reply(origin, Done(request.request_id))
@@ -164,9 +167,14 @@ class Admin:
             "match": match,
             "last": last,
             "lag": last - match,
-            "caught_up": match > 0 and match >= replica.upkeep.committed_at_last_tick,
+            "caught_up": node_id == self._config.node_id or self._is_caught_up(node_id),
             "snapshot": node_id in replica.senders.peers,
         }
+
+    def _is_caught_up(self, node_id: int) -> bool:
+        """Whether a member's log holds what was committed one or two ticks ago."""
+        match = self._replica.raft.match_index(node_id)
+        return match > 0 and match >= self._replica.upkeep.committed_at_last_tick
 
     def _transfer(self, origin: Origin, request: requests.TransferLeader) -> None:
         replica = self._replica
@@ -217,6 +225,8 @@ class Admin:
         if change.operation is MemberOperation.PROMOTE:
             if node_id in conf.voters:
                 raise ConfigError(f"node {node_id} is a voter already", field="node_id")
+            if not self._is_caught_up(node_id):
+                raise NotApplied(f"node {node_id} has not caught up yet: as a voter it would hold up the others")
             return MembershipStep(ChangeOperation.ADD_VOTER, node_id)
         return MembershipStep(ChangeOperation.REMOVE, node_id)
 

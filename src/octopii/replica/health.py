@@ -67,9 +67,13 @@ class DiskRoom:
 
 
 class Vital(msgspec.Struct):
-    """What a member last said of itself: its clock's offset from ours in nanoseconds, and whether its disk has room."""
+    """What a member last said of itself: its wall clock and whether its disk has room.
 
-    offset: int
+    The wall clock is kept as nanoseconds ahead of our monotonic clock, so that a jump of our own wall clock is seen at
+    once, and not only with the next pulses.
+    """
+
+    ahead: int
     disk_low: bool
     heard: float
 
@@ -81,9 +85,9 @@ class Vitals:
         self._config = config
         self._vitals: dict[int, Vital] = {}
 
-    def heard(self, peer: int, *, wall: int, own_wall: int, disk_low: bool, now: float) -> None:
+    def heard(self, peer: int, *, wall: int, disk_low: bool, now: float) -> None:
         """Note a peer's pulse."""
-        self._vitals[peer] = Vital(wall - own_wall, disk_low, now)
+        self._vitals[peer] = Vital(_ahead(wall, now), disk_low, now)
 
     def forget(self, peer: int) -> None:
         """The peer is gone from the cluster."""
@@ -95,28 +99,33 @@ class Vitals:
             peer: self._vitals[peer] for peer in members if peer in self._vitals and self._vitals[peer].heard >= oldest
         }
 
-    def skew(self, members: list[int], now: float) -> float | None:
-        """Seconds by which this node's clock is ahead of the members' median; None while no majority was heard.
+    def skew(self, members: list[int], *, now: float, wall: int) -> float | None:
+        """Seconds by which this node's clock, `wall`, is ahead of the median; None while no majority was heard.
 
         `members` are the voters without this node.
         """
         fresh = self._fresh(members, now)
         if 2 * (len(fresh) + 1) <= len(members) + 1:
             return None
-        return -statistics.median([0, *(vital.offset for vital in fresh.values())]) / 1e9
+        own = _ahead(wall, now)
+        return (own - statistics.median([own, *(vital.ahead for vital in fresh.values())])) / 1e9
 
-    def clock_is_good(self, peer: int, members: list[int], now: float) -> bool:
+    def clock_is_good(self, peer: int, members: list[int], *, now: float, wall: int) -> bool:
         """Whether a peer's clock is near the median, as far as this node can tell."""
         fresh = self._fresh(members, now)
         if peer not in fresh:
             return False
-        middle = statistics.median([0, *(vital.offset for vital in fresh.values())])
-        return abs(fresh[peer].offset - middle) <= self._config.clock_skew_max * 1e9
+        middle = statistics.median([_ahead(wall, now), *(vital.ahead for vital in fresh.values())])
+        return abs(fresh[peer].ahead - middle) <= self._config.clock_skew_max * 1e9
 
     def has_room(self, peer: int) -> bool:
         """Whether a peer's disk had room when it was last heard of."""
         vital = self._vitals.get(peer)
         return vital is not None and not vital.disk_low
+
+
+def _ahead(wall: int, now: float) -> int:
+    return wall - int(now * 1e9)
 
 
 def best_successor(candidates: dict[int, int], fits: Callable[[int], bool]) -> int | None:

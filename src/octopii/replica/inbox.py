@@ -29,9 +29,7 @@ class Inbox:
         if isinstance(message, Message):
             self._receive_raft(peer, message)
         elif isinstance(message, requests.Pulse):
-            replica.vitals.heard(
-                peer, wall=message.wall, own_wall=replica.wall, disk_low=message.disk_low, now=replica.now
-            )
+            replica.vitals.heard(peer, wall=message.wall, disk_low=message.disk_low, now=replica.now)
             replica.joining.heard(peer, message.cluster_id)
             if not message.cluster_id:
                 self._empty_peer_is_there(peer)

@@ -359,7 +359,7 @@ class Replica:
         """Whether calls may go into the log: not before the cluster is founded, nor by a clock that is not trusted."""
         if self.applying.handed_bytes > max_unapplied_bytes or self.writes.blocked or not self.joining.complete:
             return False
-        skew = self.vitals.skew(self.other_voters, self.now)
+        skew = self.clock_skew
         return skew is not None and abs(skew) <= self.config.clock_skew_max
 
     def _handle(self, ready: Ready) -> None:
@@ -453,6 +453,11 @@ class Replica:
         """The voters of the current membership, both halves of a joint one, without this node."""
         conf = self.raft.conf_state
         return sorted({*conf.voters, *conf.voters_outgoing} - {self.config.node_id})
+
+    @property
+    def clock_skew(self) -> float | None:
+        """Seconds by which this node's wall clock is ahead of the voters' median; None while no majority was heard."""
+        return self.vitals.skew(self.other_voters, now=self.now, wall=self.wall)
 
     @property
     def lease_holds(self) -> bool:

@@ -31,7 +31,7 @@ def describe(replica: "Replica") -> dict[str, object]:
         },
         "disk": {"free": replica.disk.free, "low": replica.disk.low, "blocked": replica.writes.blocked},
         "fsync_schedule": describe_schedule(replica.config.fsync_schedule),
-        "clock_skew": replica.vitals.skew(replica.other_voters, replica.now),
+        "clock_skew": replica.clock_skew,
         "conf_state": {
             "voters": raft.conf_state.voters,
             "learners": raft.conf_state.learners,

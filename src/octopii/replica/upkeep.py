@@ -73,7 +73,7 @@ class Upkeep:
 
     def _watch_leader(self) -> None:
         replica, config = self._replica, self._config
-        skew = replica.vitals.skew(replica.other_voters, self._now)
+        skew = replica.clock_skew
         if replica.applying.failure is not None:
             self.hand_over("it stopped applying")
         elif replica.writes.sync_seconds > config.election_timeout:
@@ -93,7 +93,9 @@ class Upkeep:
         candidates = {peer: replica.raft.match_index(peer) for peer in voters if peer in replica.connected}
         successor = best_successor(
             candidates,
-            lambda peer: replica.vitals.has_room(peer) and replica.vitals.clock_is_good(peer, voters, now),
+            lambda peer: (
+                replica.vitals.has_room(peer) and replica.vitals.clock_is_good(peer, voters, now=now, wall=replica.wall)
+            ),
         )
         if successor is None:
             return False

@@ -1,0 +1,146 @@
+"""Disks that are full, or hang."""
+
+from octopii.errors import DiskFull
+from octopii.walrus.faults import survive_none
+from tests.replica.clusters import KIB, Cluster
+from tests.replica.driver import Node
+
+
+def fill(node: Node, left: int = 0) -> None:
+    """Leave so many bytes on a node's volume."""
+    node.vfs.faults.capacity = None
+    used = sum(len(node.vfs.contents(f"/node-{node.id}/{name}")) for name in node.vfs.list_folder(f"/node-{node.id}"))
+    node.vfs.faults.capacity = used + left
+
+
+def test_a_leader_whose_disk_is_nearly_full_hands_over() -> None:
+    """A member with room takes over, and calls go on."""
+    cluster = Cluster(1)
+    client = cluster.client()
+    cluster.write(client, 3)
+    leader = cluster.wait_for_leader()
+    fill(leader, 80 * KIB)
+    cluster.world.run_until(lambda: cluster.leader not in (None, leader), what="another leads")
+    cluster.write(client, 10)
+    assert "disk" in leader.replica.warnings
+    fill(leader, 10_000 * KIB)
+    cluster.world.run(0.5)
+    assert "disk" not in leader.replica.warnings
+    cluster.recover()
+    cluster.check()
+
+
+def test_a_full_follower_holds_nobody_up_and_catches_up_when_there_is_room() -> None:
+    """It takes no entries and goes on voting; freeing space is all it needs."""
+    cluster = Cluster(2)
+    client = cluster.client()
+    cluster.write(client, 3)
+    follower = cluster.followers[0]
+    fill(follower)
+    for _ in range(100):
+        cluster.wait(client.propose(b"z" * 2000))
+    assert follower.broken is None
+    assert follower.applier.index < cluster.wait_for_leader().applier.index
+    follower.vfs.faults.capacity = None
+    cluster.settle()
+    assert follower.machine.state == cluster.wait_for_leader().machine.state
+
+
+def test_with_every_disk_full_writes_are_refused_and_reads_go_on() -> None:
+    """`DiskFull` is not applied; as soon as there is room, calls are taken again."""
+    cluster = Cluster(3)
+    client = cluster.client()
+    cluster.write(client, 3)
+    for node in cluster.nodes.values():
+        fill(node, 80 * KIB)
+    cluster.world.run(1.0)
+    asked = client.propose(cluster.name())
+    cluster.wait(asked)
+    assert isinstance(asked.error, DiskFull)
+    query = client.query()
+    cluster.wait(query)
+    assert query.result == [b"3"]
+    for node in cluster.nodes.values():
+        node.vfs.faults.capacity = None
+    cluster.world.run(1.0)
+    cluster.write(client, 3)
+    cluster.recover()
+    cluster.check()
+
+
+def test_a_disk_that_fills_up_to_the_last_byte_breaks_no_node() -> None:
+    """Without any warning there is no room at all: nobody stops, and nothing that was acknowledged is lost."""
+    for seed in range(5):
+        cluster = Cluster(seed, disk_low_water_bytes=0, snapshot_every_entries=20, log_keep_entries=0)
+        client = cluster.client()
+        cluster.write(client, 3)
+        for node in cluster.nodes.values():
+            fill(node, cluster.world.rng.choice((0, 5 * KIB, 20 * KIB)))
+        for _ in range(60):
+            client.propose(cluster.name() + b"-" + b"w" * 3000, timeout=3.0)
+            cluster.world.run(0.05)
+        assert all(node.broken is None for node in cluster.nodes.values())
+        node = cluster.nodes[cluster.world.rng.choice((1, 2, 3))]
+        node.crash(survive_none)
+        node.start()
+        cluster.world.run(1.0)
+        for node in cluster.nodes.values():
+            node.vfs.faults.capacity = None
+        cluster.recover()
+        cluster.check()
+
+
+def test_a_leader_whose_disk_hangs_steps_down() -> None:
+    """A sync that does not return costs leadership, not the cluster."""
+    cluster = Cluster(4)
+    client = cluster.client()
+    cluster.write(client, 3)
+    leader = cluster.wait_for_leader()
+    leader.stall_disk(True)
+    client.propose(cluster.name())
+    cluster.world.run_until(lambda: cluster.leader not in (None, leader), what="another leads")
+    cluster.write(client, 5)
+    leader.stall_disk(False)
+    cluster.recover()
+    cluster.check()
+
+
+def test_nothing_is_acknowledged_before_it_is_on_a_majority_of_disks() -> None:
+    """With every disk hanging no call is answered; after a crash of all, only what was answered has to be there."""
+    cluster = Cluster(5)
+    client = cluster.client()
+    cluster.write(client, 3)
+    for node in cluster.nodes.values():
+        node.stall_disk(True)
+    asked = client.propose(cluster.name(), timeout=20.0)
+    cluster.world.run(0.2)
+    assert not asked.done
+    for node in cluster.nodes.values():
+        node.crash(survive_none)
+        node.paused_sync = False
+    cluster.recover()
+    cluster.check()
+
+
+def test_a_failed_sync_ends_the_node_and_not_its_data() -> None:
+    """After EIO at a sync nothing more is written or acknowledged; the node says what happened."""
+    cluster = Cluster(6)
+    client = cluster.client()
+    cluster.write(client, 3)
+    node = cluster.followers[0]
+
+    def fail(operation: object) -> None:
+        if getattr(operation, "kind", "") == "datasync":
+            raise OSError(5, "input/output error")
+
+    node.vfs.faults.before = fail
+    cluster.write(client, 3)
+    cluster.world.run(1.0)
+    assert node.broken is not None
+    assert not node.up
+    node.vfs.faults.before = None
+    node.broken = None
+    node.start()
+    cluster.settle()
+    cluster.recover()
+    cluster.check()

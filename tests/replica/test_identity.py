@@ -1,0 +1,174 @@
+"""Who may take part: founding, wiped disks, other clusters, removed members."""
+
+from octopii.errors import RefusedError, RemovedNode, WipedNode
+from octopii.walrus.faults import survive_none
+from octopii.wire import requests
+from octopii.wire.requests import MemberChange, MemberOperation
+from tests.replica.clusters import Cluster, config_of
+from tests.replica.driver import Node
+
+
+def test_a_wiped_node_is_refused() -> None:
+    """A member that comes back with an empty disk is refused, says why, and neither votes nor acknowledges."""
+    cluster = Cluster(1)
+    client = cluster.client()
+    cluster.write(client, 5)
+    node = cluster.nodes[2]
+    node.crash(survive_none)
+    node.wipe()
+    node.start()
+    cluster.world.run(2.0)
+    assert isinstance(node.replica.refused, WipedNode)
+    assert node.replica.store.last_index() == 0
+    assert node.replica.store.hard_state.vote == 0
+    cluster.write(client, 5)
+
+
+def test_a_wiped_node_makes_no_majority_with_a_cut_off_leader() -> None:
+    """Two of three members have lost their disks: the third alone acknowledges nothing."""
+    cluster = Cluster(2)
+    client = cluster.client()
+    cluster.write(client, 5)
+    for node_id in (2, 3):
+        cluster.nodes[node_id].crash(survive_none)
+        cluster.nodes[node_id].wipe()
+        cluster.nodes[node_id].start()
+    asked = client.propose(cluster.name(), timeout=3.0)
+    cluster.wait(asked)
+    assert asked.error is not None
+    assert all(isinstance(cluster.nodes[node_id].replica.refused, WipedNode) for node_id in (2, 3))
+
+
+def test_a_wiped_initial_leader_founds_no_second_cluster() -> None:
+    """Started again with `is_initial_leader` on an empty disk it is refused: its peers belong to a cluster already."""
+    cluster = Cluster(3)
+    client = cluster.client()
+    cluster.write(client, 5)
+    node = cluster.nodes[1]
+    node.crash(survive_none)
+    node.wipe()
+    node.start()
+    cluster.world.run(3.0)
+    assert isinstance(node.replica.refused, RefusedError)
+    assert node.replica.identity.empty
+    cluster.write(client, 5)
+
+
+def test_is_initial_leader_is_ignored_on_a_folder_that_has_a_cluster() -> None:
+    """A restarted founder goes on with its cluster."""
+    cluster = Cluster(4)
+    cluster_id = cluster.nodes[1].replica.identity.identity.cluster_id
+    cluster.nodes[1].crash(survive_none)
+    cluster.nodes[1].start()
+    cluster.write(cluster.client(), 2)
+    cluster.settle()
+    assert cluster.nodes[1].replica.identity.identity.cluster_id == cluster_id
+
+
+def test_of_two_initial_leaders_at_most_one_gets_a_cluster() -> None:
+    """Two nodes were started as initial leaders: never do both take calls, and the one that does not says something."""
+    for seed in range(30):
+        cluster = Cluster(seed, start=False)
+        cluster.nodes[2].config = config_of(2, 3, is_initial_leader=True)
+        for node in cluster.nodes.values():
+            node.start()
+            cluster.world.run(cluster.world.rng.choice((0.0, 0.05, 0.1)))
+        cluster.world.run(4.0)
+        working = [
+            node
+            for node in cluster.nodes.values()
+            if node.replica.leadership.is_leader and not node.replica.applying.roster.founding
+        ]
+        assert len(working) <= 1, f"seed {seed}"
+        if working:
+            founders = {working[0].id, 1, 2} - {working[0].id}
+            assert any(
+                cluster.nodes[other].replica.warnings or cluster.nodes[other].replica.identity.empty
+                for other in founders
+            )
+
+
+def test_nodes_of_another_cluster_never_take_part() -> None:
+    """A node that belongs to another cluster, added by mistake, is refused; neither log takes an entry of the other."""
+    cluster = Cluster(5)
+    stranger = Node(cluster.world, config_of(4, 3, peers={}, is_initial_leader=True))
+    stranger.start()
+    cluster.world.run_until(lambda: stranger.replica.leadership.is_leader, what="node 4 is a cluster of its own")
+    last = stranger.replica.store.last_index()
+    change = MemberChange(operation=MemberOperation.ADD_LEARNER, node_id=4, address=stranger.address)
+    client = cluster.client(at=1)
+    cluster.wait(client.ask(requests.ChangeMembership(0, [change])))
+    cluster.write(client, 5)
+    cluster.world.run(2.0)
+    assert stranger.replica.store.last_index() == last
+    assert any("cluster" in text for node in (*cluster.nodes.values(),) for text in node.replica.warnings.values())
+
+
+def test_a_removed_node_is_told_so() -> None:
+    """A member that was removed while it was away is refused when it comes back, and does not disturb the others."""
+    cluster = Cluster(6)
+    client = cluster.client(at=1)
+    cluster.write(client, 3)
+    cluster.nodes[3].crash(survive_none)
+    change = MemberChange(operation=MemberOperation.REMOVE, node_id=3)
+    asked = client.ask(requests.ChangeMembership(0, [change]))
+    cluster.wait(asked)
+    assert asked.error is None
+    cluster.nodes[3].start()
+    cluster.world.run(2.0)
+    assert isinstance(cluster.nodes[3].replica.refused, RemovedNode)
+    term = cluster.wait_for_leader().replica.raft.term
+    cluster.world.run(3.0)
+    assert cluster.wait_for_leader().replica.raft.term == term
+    cluster.write(client, 3)
+
+
+def test_a_removed_leader_steps_down() -> None:
+    """The leader may remove itself: another takes over."""
+    cluster = Cluster(7)
+    leader = cluster.wait_for_leader()
+    client = cluster.client()
+    cluster.write(client, 3)
+    change = MemberChange(operation=MemberOperation.REMOVE, node_id=leader.id)
+    cluster.reply(leader, requests.ChangeMembership(1, [change]))
+    cluster.world.run_until(lambda: leader.replica.refused is not None, what="it knows that it was removed")
+    cluster.world.run_until(lambda: cluster.leader not in (None, leader), what="another leads")
+    cluster.write(client, 3)
+
+
+def test_a_learner_joins_catches_up_and_is_promoted() -> None:
+    """A new empty node is added, is sent everything, and counts as a voter afterwards."""
+    cluster = Cluster(8, snapshot_every_entries=5, log_keep_entries=0)
+    client = cluster.client()
+    for _ in range(10):
+        cluster.write(client)
+    node = Node(cluster.world, config_of(4, 3, is_initial_leader=False, **cluster.changes))
+    node.start()
+    leader = cluster.wait_for_leader()
+    add = MemberChange(operation=MemberOperation.ADD_LEARNER, node_id=4, address=node.address)
+    assert isinstance(cluster.reply(leader, requests.ChangeMembership(1, [add])), requests.Done)
+    promote = requests.ChangeMembership(2, [MemberChange(operation=MemberOperation.PROMOTE, node_id=4)])
+    assert isinstance(cluster.reply(leader, promote), requests.Failure)  # it has nothing yet
+    cluster.settle()
+    cluster.world.run(0.3)
+    assert isinstance(cluster.reply(leader, promote), requests.Done)
+    assert leader.replica.conf_state.voters == [1, 2, 3, 4]
+    cluster.recover()
+    cluster.check()
+
+
+def test_a_member_that_was_never_met_is_bound_to_its_first_storage() -> None:
+    """A founding member that was down at the founding comes later, and from then on its disk is known."""
+    cluster = Cluster(9, start=False)
+    for node_id in (1, 2):
+        cluster.nodes[node_id].start()
+    cluster.world.run(2.0)
+    cluster.write(cluster.client(at=1))
+    assert cluster.nodes[1].applier.roster.members[3].storage_id == b""
+    cluster.nodes[3].start()
+    storage = cluster.nodes[3].replica.identity.identity.storage_id
+    cluster.world.run_until(
+        lambda: all(node.applier.roster.members.get(3, None) is not None for node in cluster.nodes.values())
+    )
+    cluster.world.run(1.0)
+    assert all(node.applier.roster.members[3].storage_id == storage for node in cluster.nodes.values())
