@@ -5,6 +5,7 @@ import collections
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -178,7 +179,7 @@ def test_an_orderly_end_hands_leadership_over(tmp_path: Path) -> None:
     """SIGTERM to the leader: another node leads in the next term, without an election timeout, and no call fails."""
 
     async def play() -> None:
-        settings = {"election_timeout": 5.0, "heartbeat_interval": 0.25}
+        settings: dict[str, Any] = {"election_timeout": 5.0, "heartbeat_interval": 0.25}
         async with running_processes(tmp_path, **settings) as cluster, Client(cluster.all_addresses) as client:
             await retried(client, b"SET n 0")
             leader = await cluster.leader(client)
