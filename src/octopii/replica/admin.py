@@ -12,6 +12,7 @@ import msgspec
 from octopii.errors import ConfigError, NoLeader, NotApplied, OctopiiError, Overloaded
 from octopii.raft import ChangeOperation, MembershipChange, MembershipStep, ProposalDropped, Transition
 from octopii.replica.backup import Downloads
+from octopii.replica.backup import Downloads
 from octopii.replica.calls import Waiter
 from octopii.replica.status import describe
 from octopii.replica.work import Origin, PeerOrigin
@@ -54,6 +55,7 @@ class Admin:
         self._relays: dict[int, tuple[Origin, Requests]] = {}
         self._next_relay = 1
         self._pending: list[Pending] = []
+        self.downloads = Downloads(replica)
 
     def request(self, origin: Origin, request: requests.Request) -> None:
         """Serve, or relay, whatever is no call, query or session."""
@@ -64,6 +66,8 @@ class Admin:
         elif isinstance(request, requests.ForceSnapshot):
             self._wait(origin, request.request_id, "snapshot", 0)
             replica.upkeep.force_snapshot("asked for")
+        elif isinstance(request, requests.FetchSnapshot):
+            self.downloads.serve(origin, request)
         elif isinstance(request, requests.FetchSnapshot):
             self.downloads.serve(origin, request)
         elif isinstance(request, requests.Campaign):
@@ -262,6 +266,7 @@ class Admin:
 
     def tick(self, now: float) -> None:
         """Tell those who waited too long."""
+        self.downloads.tick(now)
         late = [pending for pending in self._pending if pending.deadline < now]
         if late:
             self._pending = [pending for pending in self._pending if pending.deadline >= now]

@@ -490,5 +490,6 @@ class Replica:
         self.reads.close(ShuttingDown(f"node {self.config.node_id} is shutting down"))
         self.senders.stop_all()
         self.receiver.close()
+        self.admin.downloads.close()
         self.applying.close()
         self._log.close()
