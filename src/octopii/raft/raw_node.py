@@ -256,6 +256,8 @@ class RawNode:
 
     def propose_batch(self, datas: list[bytes]) -> int:
         """Put entries into the log, all or none; returns the first index. Raises a `ProposalDropped`."""
+        if not datas:
+            raise ValueError("there is nothing to propose")
         size = sum(map(len, datas))
         state = self._admit(size)
         index = state.append_own([(NORMAL, data) for data in datas])
