@@ -420,9 +420,8 @@ class CallMachine:
 
     def _refused_for_good(self, attempt: Attempt, failure: Failure) -> None:
         """The only node that these calls may go to takes no part in the cluster any more."""
-        asked = attempt.call if isinstance(attempt, Single) else None
         for call in list(self._calls.values()):
-            if call is asked or not isinstance(call.carrier, Single):
+            if call.carrier is None or call.carrier is attempt:  # what else is outstanding gets an answer of its own
                 self._fail(call, error_of(failure) if call.certainly_not_applied else OutcomeUnknown(failure.text))
 
     def _refused(self, attempt: Attempt, failure: Failure) -> None:
