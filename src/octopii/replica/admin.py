@@ -12,7 +12,6 @@ import msgspec
 from octopii.errors import ConfigError, NoLeader, NotApplied, OctopiiError, Overloaded
 from octopii.raft import ChangeOperation, MembershipChange, MembershipStep, ProposalDropped, Transition
 from octopii.replica.backup import Downloads
-from octopii.replica.backup import Downloads
 from octopii.replica.calls import Waiter
 from octopii.replica.status import describe
 from octopii.replica.work import Origin, PeerOrigin
@@ -66,8 +65,6 @@ class Admin:
         elif isinstance(request, requests.ForceSnapshot):
             self._wait(origin, request.request_id, "snapshot", 0)
             replica.upkeep.force_snapshot("asked for")
-        elif isinstance(request, requests.FetchSnapshot):
-            self.downloads.serve(origin, request)
         elif isinstance(request, requests.FetchSnapshot):
             self.downloads.serve(origin, request)
         elif isinstance(request, requests.Campaign):
