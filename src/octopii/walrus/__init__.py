@@ -16,8 +16,8 @@ When a cursor is saved is the consistency's: `StrictlyAtOnce` or `AtLeastOnce(pe
 
 `Walrus` blocks and may be shared by threads; `Log` is the core below it, for programs that own their event loop.
 The layers: `record` (the bytes), `segment` (files and free blocks), `topic` (what memory holds), `plan` and `writer`,
-`reader`, `catalog` and `cursors`, `recovery` and `opening`, `verify`, `life` and `walrus` (the core), `sync` (the threads). The
-file system is reached through `vfs` alone. docs/on-disk-format.md has the format, docs/walrus.md the guide.
+`reader`, `catalog` and `cursors`, `recovery` and `opening`, `verify`, `life` and `walrus` (the core), `sync` (the
+threads). The file system is reached through `vfs` alone.
 """
 
 from octopii.durability import FsyncSchedule, Milliseconds, NoFsync, SyncEach

@@ -41,7 +41,8 @@ class Saved(msgspec.Struct):
     """What the catalog says, after reading all of it."""
 
     names: dict[int, str] = {}
-    cursors: dict[int, dict[str, SavedCursor]] = {}
+    cursors: dict[int, dict[str, list[SavedCursor]]] = {}
+    """By topic number and name, every record since the last rewrite: a crash may have taken back what a later one saw."""
     next_number: int = 1
 
     def take(self, record: bytes) -> None:
@@ -60,7 +61,8 @@ class Saved(msgspec.Struct):
                 raise ValueError("a catalog record is too short")
             _, _, offset, seq = _CURSOR.unpack_from(record)
             if number in self.cursors:
-                self.cursors[number][record[_CURSOR.size :].decode("utf-8")] = SavedCursor(offset, seq)
+                name = record[_CURSOR.size :].decode("utf-8")
+                self.cursors[number].setdefault(name, []).append(SavedCursor(offset, seq))
         elif kind != _next:
             raise ValueError(f"a catalog record of unknown kind {kind}")
         self.next_number = max(self.next_number, number + (kind != _next))

@@ -91,7 +91,7 @@ class LogLife:
             store.close()
             raise
 
-    # --- durability ----------------------------------------------------------------------------------------------
+    # --- durability ---------------------------------------------------------------------------------------------
 
     @property
     def has_unsynced(self) -> bool:
@@ -102,8 +102,6 @@ class LogLife:
     def has_unmarked(self) -> bool:
         """Whether the last records of a topic are synced but vouched for by nothing yet: see `begin_sync`."""
         return bool(self._quiet or self._writer.seals)
-
-    # --- durability ---------------------------------------------------------------------------------------------
 
     def begin_sync(self, *, idle: bool = False) -> SyncTicket | None:
         """Note what is to be made durable; None when nothing is, or when a sync is under way already.

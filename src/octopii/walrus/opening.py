@@ -17,7 +17,7 @@ from octopii.walrus.record import (
     USED,
     BadSlot,
     Slot,
-    decode_slot,
+    decode_table,
     encode_slot,
     free_slot,
     largest_block_bytes,
@@ -91,7 +91,9 @@ def load(store: SegmentStore) -> Loaded:
         topic = topics[name] = Topic(number, name)
         recovery = _recover(store, topic, slots.pop(number, {}), clean=clean)
         recoveries.append(recovery)
-        for cursor_name, cursor in saved.cursors[number].items():
+        for cursor_name, records in saved.cursors[number].items():
+            # a record from beyond the end was written with a cut or an append that the crash has taken back
+            cursor = next((each for each in reversed(records) if each.seq <= topic.seq), records[0])
             offset = cursor.offset
             for seq, cut in recovery.replaced:
                 if seq > cursor.seq:
@@ -118,12 +120,12 @@ def _read_tables(store: SegmentStore, *, clean: bool) -> tuple[Slots, dict[int, 
                 f"{segment.path}: the table is not the one it was closed with", path=segment.path, position=0
             )
         unused = fresh[segment.number] = []
-        for block in range(segment.blocks):
-            at = (block + 1) * slot_bytes
-            try:
-                slot = decode_slot(table[at : at + slot_bytes], segment.number, block)
-            except BadSlot as error:
-                raise CorruptLogError(f"{segment.path}: {error}", path=segment.path, position=at) from error
+        try:
+            decoded = decode_table(table, segment.number, checked=clean)
+        except BadSlot as error:
+            at = (error.block + 1) * slot_bytes
+            raise CorruptLogError(f"{segment.path}: {error}", path=segment.path, position=at) from error
+        for block, slot in enumerate(decoded):
             if slot.flags & USED:
                 owned = slots.setdefault(slot.topic, {})
                 if slot.ordinal in owned:

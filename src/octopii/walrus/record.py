@@ -128,6 +128,7 @@ JUMP: Final = 2
 CONTINUES: Final = 4
 
 _SLOT = struct.Struct("<IIQIIQQQQIIQQ40x")
+_WHOLE_SLOT = struct.Struct("<8xIIQIIQQQQIIQQ40x")
 
 
 class Slot(NamedTuple):
@@ -171,6 +172,15 @@ def decode_slot(data: bytes, segment: int, block: int) -> Slot:
     if len(data) != slot_bytes or xxh3_64_digest(data[8:], segment << 32 | block) != data[:8]:
         raise BadSlot(block)
     return Slot._make(_SLOT.unpack_from(data, 8))
+
+
+def decode_table(table: bytes, segment: int, *, checked: bool) -> Iterator[Slot]:
+    """All slots of a table, block 0 first. With `checked` the whole was compared already: slots need not be."""
+    if not checked:
+        for block, at in enumerate(range(slot_bytes, len(table), slot_bytes)):
+            if xxh3_64_digest(table[at + 8 : at + slot_bytes], segment << 32 | block) != table[at : at + 8]:
+                raise BadSlot(block)
+    return map(Slot._make, _WHOLE_SLOT.iter_unpack(memoryview(table)[slot_bytes:]))
 
 
 # --- the segment's header -----------------------------------------------------------------------------------------
