@@ -114,7 +114,14 @@ class CoreLog(DrivenLog):
 
     log: Log
 
-    def __init__(self, system: FileSystem, *, eager: bool = True, lag: int = 0) -> None:
+    def __init__(
+        self,
+        system: FileSystem,
+        *,
+        eager: bool = True,
+        lag: int = 0,
+        segment_blocks: int = small_segment_blocks,
+    ) -> None:
         self.eager = eager
         super().__init__(
             Log(
@@ -123,7 +130,7 @@ class CoreLog(DrivenLog):
                 consistency=AtLeastOnce(lag) if lag else StrictlyAtOnce(),
                 fsync_schedule=SyncEach() if eager else NoFsync(),
                 block_bytes=small_block_bytes,
-                segment_blocks=small_segment_blocks,
+                segment_blocks=segment_blocks,
             )
         )
 
@@ -251,7 +258,8 @@ class Judge:
             lost = before.entry_after(topic, shown[topic].end) if topic in shown else None
             size = 20 if lost is None else len(lost)
             take(log, model, Append(topic, self.rng.randbytes(size)))
-        assert log.log.verify() == []
+        damages = log.log.verify()
+        assert not damages, damages
         after = CoreLog(system.after_crash(self.rng.choice((survive_none, survive_all))), eager=True, lag=self.lag)
         model.check(after.look())
 
@@ -274,13 +282,14 @@ def crash_everywhere(
     lag: int = 0,
     limit: int = 24,
     share_again: float = 0.1,
+    segment_blocks: int = small_segment_blocks,
 ) -> Judge:
     """Perform `setup`, then `script` with a crash before each of its operations and after its last."""
     system = MemoryFileSystem()
     system.make_folder(folder)
     model = Model(lag=lag)
     judge = Judge(seed=seed, eager=eager, lag=lag, limit=limit, share_again=share_again)
-    log = CoreLog(system, eager=eager, lag=lag)
+    log = CoreLog(system, eager=eager, lag=lag, segment_blocks=segment_blocks)
     play(log, model, setup)
     log.sync()
     model.settle()

@@ -110,10 +110,11 @@ Step = Append | Batch | Trim | Truncate | Replace | Reset | Delete | Read | Comm
 
 
 class Entries(msgspec.Struct, frozen=True):
-    """The entries of a topic, trimmed ones included: `base` is the offset of the first."""
+    """The entries of a topic, trimmed ones included: `base` is the offset of the first, `cuts` where it was cut."""
 
     base: int = 0
     items: tuple[bytes, ...] = ()
+    cuts: tuple[int, ...] = ()
 
     @property
     def end(self) -> int:
@@ -122,11 +123,22 @@ class Entries(msgspec.Struct, frozen=True):
 
     def cut(self, offset: int) -> "Entries":
         """Without the entries from `offset` on."""
-        return Entries(self.base, self.items[: offset - self.base])
+        return Entries(self.base, self.items[: offset - self.base], (*self.cuts, offset))
 
     def plus(self, batch: Iterable[bytes]) -> "Entries":
         """With a batch at the end."""
-        return Entries(self.base, (*self.items, *batch))
+        return Entries(self.base, (*self.items, *batch), self.cuts)
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """A cursor's position, put there when the topic had been cut `cuts` times: later cuts set it back."""
+
+    offset: int
+    cuts: int
+
+    def within(self, entries: Entries) -> int:
+        """Where the cursor stands among these entries."""
+        return min([self.offset, entries.end, *entries.cuts[self.cuts :]])
 
 
 class History(Generic[Value]):
@@ -163,7 +175,7 @@ class TopicModel:
     def __init__(self) -> None:
         self.entries = History(Entries())
         self.trims = History(0)
-        self.cursors: dict[str, History[int]] = {}
+        self.cursors: dict[str, History[Mark]] = {}
 
     @property
     def first(self) -> int:
@@ -174,20 +186,15 @@ class TopicModel:
     def cursor(self, name: str) -> int:
         """Where a cursor stands in the running log."""
         history = self.cursors.get(name)
-        return max(self.first, min(history.newest if history else 0, self.entries.newest.end))
+        return max(self.first, history.newest.within(self.entries.newest) if history else 0)
 
     def move_cursor(self, name: str, offset: int) -> None:
         """A cursor moves, durably once settled."""
         if name not in self.cursors:
-            self.cursors[name] = History(0)
-        self.cursors[name].push(offset)
+            self.cursors[name] = History(Mark(0, 0))
+        self.cursors[name].push(Mark(offset, len(self.entries.newest.cuts)))
 
-    def clamp_cursors(self, end: int) -> None:
-        """Cursors beyond `end` are set back to it."""
-        for history in self.cursors.values():
-            history.push(min(history.newest, end))
-
-    def histories(self) -> list[History[Entries] | History[int]]:
+    def histories(self) -> list[History[Entries] | History[int] | History[Mark]]:
         """All of them."""
         return [self.entries, self.trims, *self.cursors.values()]
 
@@ -246,13 +253,11 @@ class Model:
                 topic.trims.push(max(topic.trims.newest, before))
             case Truncate(name, offset):
                 self._push_entries(name, self.topic(name).entries.newest.cut(offset))
-                self.topic(name).clamp_cursors(offset)
             case Replace(name, offset, batch):
                 self._push_entries(name, self.topic(name).entries.newest.cut(offset).plus(batch))
-                self.topic(name).clamp_cursors(offset)
             case Reset(name, offset):
-                self._push_entries(name, Entries(offset))
-                self.topic(name).clamp_cursors(offset)
+                cuts = self.topic(name).entries.newest.cuts
+                self._push_entries(name, Entries(offset, (), (*cuts, offset)))
                 self.topic(name).trims.push(0)
             case Delete(name):
                 self._deleted.setdefault(name, []).append(self.topics.pop(name, TopicModel()))
@@ -321,7 +326,7 @@ class Model:
         for name, seen in shown.items():
             topic = self.topics[name] = TopicModel()
             topic.entries = History(Entries(seen.first, seen.items))
-            topic.cursors = {cursor: History(position) for cursor, position in seen.cursors.items()}
+            topic.cursors = {cursor: History(Mark(position, 0)) for cursor, position in seen.cursors.items()}
 
     def _push_entries(self, name: str, entries: Entries) -> None:
         self.topic(name).entries.push(entries)
@@ -329,13 +334,20 @@ class Model:
 
 def _mismatch(topic: TopicModel, seen: Seen, lag: int) -> str | None:
     """Why no state of this topic looks like that, or None when one does."""
-    if not any(_fits(entries, trim, seen) for entries in topic.entries.values for trim in topic.trims.values):
+    fitting = [each for each in topic.entries.values if any(_fits(each, trim, seen) for trim in topic.trims.values)]
+    if not fitting:
         newest = topic.entries.newest
         wanted = _brief(Seen(topic.first, newest.items[topic.first - newest.base :], {}))
         return f"none of {len(topic.entries.values)} states fits, the newest is {wanted}"
+    reasons = [_cursor_mismatch(topic, entries, seen, lag) for entries in fitting]
+    return None if None in reasons else reasons[-1]
+
+
+def _cursor_mismatch(topic: TopicModel, entries: Entries, seen: Seen, lag: int) -> str | None:
+    """Why a cursor can't stand there if these are the entries."""
     for name, history in topic.cursors.items():
         found = seen.cursors.get(name, seen.first)
-        allowed = {max(seen.first, min(value, seen.end)) for value in history.values}
+        allowed = {max(seen.first, mark.within(entries)) for mark in history.values}
         if found in allowed or (lag and min(allowed) - lag <= found <= max(allowed)):
             continue
         return f"cursor {name!r} may be at {sorted(allowed)}{f' or {lag} before' if lag else ''}, not {found}"

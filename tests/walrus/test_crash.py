@@ -151,6 +151,10 @@ grouped: dict[str, tuple[list[Step], list[Step]]] = {
             Append("a", b"z"),
         ],
     ),
+    "cuts under cursors in one sync": (
+        [*_fill("a", 8, 300), Commit("a", "a", 7)],
+        [Truncate("a", 5), *_fill("a", 5, 500), Commit("a", "b", 8), Replace("a", 6, _entries(4, 300, "r")), Sync()],
+    ),
     "cursors in one sync": (
         [*_fill("a", 6), Commit("a", "b", 3)],
         [Read("a", "a"), Commit("a", "b", 1), Append("a", b"x"), Sync(), Read("a", "a", 100), Truncate("a", 2)],
@@ -174,6 +178,13 @@ def test_crash_within_a_group(name: str) -> None:
     """Whatever a crash keeps of several writes to several topics that share one sync."""
     setup, script = grouped[name]
     assert crash_everywhere(setup, script, eager=False).judged > 10
+
+
+def test_crash_with_many_segments() -> None:
+    """A superblock of several sectors is never lost, with segments made and removed all the time."""
+    setup = _fill("t", 34, 900)
+    script = [*_fill("t", 3, 900), Trim("t", 30), Append("t", _entry(900, "more"))]
+    assert crash_everywhere(setup, script, segment_blocks=1, share_again=0.02).judged > 10
 
 
 @pytest.mark.parametrize("name", ["cursors", "cursors and cuts"])
