@@ -32,7 +32,8 @@ its state machine get done, and takes further Readys meanwhile. The rules are th
     They may go out only when all these are on disk. A Ready with nothing to write still waits for the ones before.
  5. `committed_entries` are on this node's own disk already. They are applied in order; `apply_membership` is called for
     each membership entry, before the next entry is applied, and `on_applied(index)` afterwards. Both may lag behind.
-    A snapshot takes the place of everything handed out before; its index is said to be applied when it is installed.
+    A snapshot takes the place of everything handed out before, and its membership counts from when it is on disk; its
+    index is said to be applied when it is installed.
  6. The commit index is never written. After a restart `RaftConfig.applied` says what the state machine has, and the
     leader, or the log itself, tells the rest. A restart hands out everything behind `applied` again.
  7. Nobody changes an entry or a message after it was made: log, Readys and messages share them.

@@ -164,14 +164,22 @@ class Message(msgspec.Struct, array_like=True, kw_only=True, gc=False):
     type: MessageType
     to: int
     sender: int = 0
+    """Set by the node that sends it, as `term` is."""
     term: int = 0
+    """The sender's; of a pre-vote's request and grant, the term that is asked about."""
     log_term: int = 0
+    """Term of the entry at `index` (appends, requests for votes) or at `reject_hint` (rejections, 0 if not known)."""
     index: int = 0
+    """Appends: the entry before the new ones. Acknowledgements: what matches, or the `index` of what is rejected.
+    Requests for votes: the end of the log. Heartbeats and their answers: the round. Reads: the answer."""
     entries: list[Entry] = []
     commit: int = 0
+    """The leader's commit index; in heartbeats never beyond what the receiver is known to have."""
     reject: bool = False
     reject_hint: int = 0
+    """Rejected appends: the last index at which the logs may meet."""
     context: bytes = b""
+    """Reads: the asker's own. Requests for votes: whether the leader asked for the election."""
     snapshot: Snapshot | None = None
 
 

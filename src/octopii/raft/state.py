@@ -35,39 +35,57 @@ no_limit = (1 << 63) - 1
 class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of a node. Ticks are calls of `RawNode.tick`, sizes are bytes of entries' data.
 
-    `rng` is the node's own source of randomness (election timeouts). `applied` is the index that the state machine has
-    at start. `pre_vote`, `check_quorum` and `lease_reads` have to be the same on all members.
-
-    With `lease_reads` (and `check_quorum`, without which there is no lease) every voter promises the leader it hears
-    not to help elect another for `election_ticks`; `tick_seconds` and `lease_drift` bound the lease that follows from
-    that: how long a tick is at least, and by which fraction two clocks may run apart.
+    `pre_vote`, `check_quorum` and `lease_reads` have to be the same on all members. Raises `ValueError` where a setting
+    makes no sense.
     """
 
     id: int
+    """This node; a positive number, and the same for ever."""
     election_ticks: int
+    """Ticks without a leader after which an election begins; a random number of up to as many more comes on top."""
     heartbeat_ticks: int
+    """Ticks between two rounds of heartbeats."""
     rng: random.Random
+    """The node's own source of randomness, for election timeouts."""
     applied: int = 0
+    """The index that the state machine has at start; what is behind it will be handed out."""
     pre_vote: bool = True
+    """Ask whether an election could be won before entering a new term (thesis, section 9.6)."""
     check_quorum: bool = True
+    """A leader that has not heard from a quorum for `election_ticks` steps down; voters that hear a leader vote for
+    nobody else (thesis, sections 4.2.3 and 6.2)."""
     lease_reads: bool = True
+    """Voters promise each leader they hear not to help elect another for `election_ticks`; needs `check_quorum`."""
     tick_seconds: float = 0.1
+    """How long a tick is at least."""
     lease_drift: float = 0.1
+    """By which fraction two nodes' clocks may run apart."""
     max_message_bytes: int = 1 << 20
-    max_committed_bytes_per_ready: int = 16 << 20
-    max_applying_bytes: int = 64 << 20
+    """Of one append; a single larger entry goes alone."""
     max_inflight_messages: int = 256
+    """Appends to one member that are not answered yet."""
     max_inflight_bytes: int = no_limit
+    """The same in bytes; the message that reaches the limit still goes."""
     max_uncommitted_bytes: int = no_limit
+    """Beyond it proposals are refused; a single larger one is taken when nothing else waits."""
+    max_committed_bytes_per_ready: int = 16 << 20
+    """Of entries to apply in one Ready; a single larger one goes alone."""
+    max_applying_bytes: int = 64 << 20
+    """When so much was handed out and is not applied yet, no more is."""
     max_pending_reads: int = 65536
+    """Reads that wait for confirmation on a leader; beyond it they are forgotten, and asked for again."""
 
     def __post_init__(self) -> None:
         if self.id <= 0:
             raise ValueError(f"a node id is a positive number, not {self.id}")
         if self.heartbeat_ticks < 1 or self.election_ticks <= self.heartbeat_ticks:
             raise ValueError("election_ticks has to be greater than heartbeat_ticks, and that at least 1")
-        if self.max_inflight_messages < 1 or self.max_message_bytes < 0:
-            raise ValueError("max_inflight_messages has to be at least 1, max_message_bytes at least 0")
+        if self.tick_seconds <= 0 or not 0 <= self.lease_drift < 1:
+            raise ValueError("tick_seconds has to be positive, lease_drift at least 0 and less than 1")
+        if min(self.max_inflight_messages, self.max_inflight_bytes, self.max_applying_bytes) < 1:
+            raise ValueError("max_inflight_messages, max_inflight_bytes and max_applying_bytes have to be at least 1")
+        if min(self.applied, self.max_message_bytes, self.max_uncommitted_bytes, self.max_pending_reads) < 0:
+            raise ValueError("an index or a limit is never negative")
 
 
 AFTER_PERSIST = frozenset({APPEND_RESPONSE, VOTE_REQUEST, VOTE_RESPONSE, PRE_VOTE_RESPONSE})
