@@ -123,6 +123,23 @@ def test_a_removed_node_is_told_so() -> None:
     cluster.write(client, 3)
 
 
+def test_a_change_that_would_leave_no_majority_of_living_voters_is_refused() -> None:
+    """With one of three members away, removing another would leave a cluster that cannot elect anybody."""
+    cluster = Cluster(10)
+    leader = cluster.wait_for_leader()
+    away, there = cluster.followers
+    away.crash(survive_none)
+    cluster.world.run(0.5)
+    for node_id in (leader.id, there.id):
+        change = MemberChange(operation=MemberOperation.REMOVE, node_id=node_id)
+        reply = cluster.reply(leader, requests.ChangeMembership(1, [change]))
+        assert isinstance(reply, requests.Failure)
+        assert reply.kind is requests.FailureKind.NOT_APPLIED
+    change = MemberChange(operation=MemberOperation.REMOVE, node_id=away.id)
+    assert isinstance(cluster.reply(leader, requests.ChangeMembership(2, [change])), requests.Done)
+    cluster.write(cluster.client(at=leader.id), 2)
+
+
 def test_a_removed_leader_steps_down() -> None:
     """The leader may remove itself: another takes over."""
     cluster = Cluster(7)

@@ -172,6 +172,13 @@ class Admin:
             "snapshot": node_id in replica.senders.peers,
         }
 
+    def _is_there(self, node_id: int) -> bool:
+        """Whether a member is reachable and has entries on its disk (an empty node does not vote)."""
+        replica = self._replica
+        return node_id == self._config.node_id or (
+            node_id in replica.connected and replica.raft.match_index(node_id) > 0
+        )
+
     def _is_caught_up(self, node_id: int) -> bool:
         """Whether a member's log holds what was committed one or two ticks ago."""
         match = self._replica.raft.match_index(node_id)
@@ -196,8 +203,15 @@ class Admin:
         steps = [self._step_of(change) for change in request.changes]
         added_voters = {step.node_id for step in steps if step.operation is ChangeOperation.ADD_VOTER}
         removed = {step.node_id for step in steps if step.operation is ChangeOperation.REMOVE}
-        if not ({*replica.conf_state.voters} | added_voters) - removed:
+        voters = ({*replica.conf_state.voters} | added_voters) - removed
+        if not voters:
             raise ConfigError("the change would leave the cluster without a voter", field="node_id")
+        there = [voter for voter in voters if self._is_there(voter)]
+        if 2 * len(there) <= len(voters):
+            raise NotApplied(
+                f"of the voters {sorted(voters)} that the change would leave, only {sorted(there)} are there: "
+                "they could not elect a leader"
+            )
         added = [
             MemberFact(change.node_id, change.address, self._storage_of(change.node_id))
             for change in request.changes
