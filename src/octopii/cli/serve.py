@@ -8,6 +8,7 @@ import errno
 import importlib
 import json
 import logging
+import secrets
 import signal
 import socket
 import sys
@@ -30,7 +31,12 @@ from octopii.cli.exits import (
 from octopii.config import Config
 from octopii.errors import ConfigError
 from octopii.node import BlockingNode
+from octopii.replica.backup import found_from_file
+from octopii.replica.founding import CLUSTER_ID_BYTES
+from octopii.replica.replica import GROUP
 from octopii.state_machine import StateMachine
+from octopii.walrus.vfs import RealFileSystem
+from octopii.wire.handshake import STORAGE_ID_BYTES
 
 default_machine = "octopii.machines.kv:KvStateMachine"
 
@@ -126,6 +132,9 @@ def serve(
     machine: Annotated[str, typer.Option(metavar="MODULE:CLASS", help="The state machine.")] = default_machine,
     initial_leader: Annotated[bool, typer.Option("--initial-leader", help="Found the cluster, on one node.")] = False,
     config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings; options win over it.")] = None,
+    restore: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Found a new cluster from a saved snapshot, in a new folder.")
+    ] = None,
     skip_index: Annotated[
         list[int] | None, typer.Option(help="A log entry to answer instead of applying it; see operations.")
     ] = None,
@@ -153,8 +162,26 @@ def serve(
         if peer:
             overrides["peers"] = parse_peers(peer)
         chosen = Config.from_toml(config, **overrides) if config is not None else Config(**overrides)
-        node = BlockingNode(chosen, load_machine(machine), skip_indexes=frozenset(skip_index or ()))
+        loaded = load_machine(machine)
+        if restore is not None:
+            _restore(restore, chosen)
+        node = BlockingNode(chosen, loaded, skip_indexes=frozenset(skip_index or ()))
         _run(node, chosen)
+
+
+def _restore(path: Path, config: Config) -> None:
+    """Fill the node's folder, which must be empty, from a saved snapshot."""
+    try:
+        found_from_file(
+            config,
+            str(path),
+            prefix=f"group-{GROUP}",
+            vfs=RealFileSystem(),
+            storage_id=secrets.token_bytes(STORAGE_ID_BYTES),
+            cluster_id=secrets.token_bytes(CLUSTER_ID_BYTES),
+        )
+    except OSError as error:
+        fail(f"node {config.node_id} cannot be restored from {path}: {error}", EXIT_USAGE)
 
 
 def _run(node: BlockingNode, config: Config) -> None:

@@ -61,6 +61,14 @@ def value_of(answer: Answer) -> bytes:
     raise found
 
 
+def _fetch(index: int, position: int) -> requests.FetchSnapshot:
+    return requests.FetchSnapshot(request_id=0, index=index, position=position)
+
+
+def _part(part: requests.SnapshotPart) -> requests.SnapshotPart:
+    return part
+
+
 def _index(done: Done) -> int:
     return done.index
 
@@ -187,6 +195,12 @@ class AsyncOperations:
         """Take a snapshot on the node that is asked; returns its log index once it is durable."""
         return await self._run(ask(requests.ForceSnapshot(0), _index), timeout)
 
+    async def fetch_snapshot(
+        self, *, index: int = 0, position: int = 0, timeout: float | None = None
+    ) -> requests.SnapshotPart:
+        """A part of the node's snapshot at `index` (0: the newest) from byte `position`; `NotApplied` without one."""
+        return await self._run(ask(_fetch(index, position), _part), timeout)
+
     async def force_snapshot_to_peer(self, node_id: int, *, timeout: float | None = None) -> None:
         """Have the leader send a member its newest snapshot."""
         await self._run(ask(requests.ForceSnapshotToPeer(0, node_id), _nothing), timeout)
@@ -269,6 +283,12 @@ class BlockingOperations:
     def force_snapshot(self, *, timeout: float | None = None) -> int:
         """See `AsyncOperations.force_snapshot`."""
         return self._run(ask(requests.ForceSnapshot(0), _index), timeout)
+
+    def fetch_snapshot(
+        self, *, index: int = 0, position: int = 0, timeout: float | None = None
+    ) -> requests.SnapshotPart:
+        """See `AsyncOperations.fetch_snapshot`."""
+        return self._run(ask(_fetch(index, position), _part), timeout)
 
     def force_snapshot_to_peer(self, node_id: int, *, timeout: float | None = None) -> None:
         """See `AsyncOperations.force_snapshot_to_peer`."""
