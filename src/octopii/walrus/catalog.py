@@ -42,7 +42,7 @@ class Saved(msgspec.Struct):
 
     names: dict[int, str] = {}
     cursors: dict[int, dict[str, list[SavedCursor]]] = {}
-    """By topic number and name, all records since the last rewrite: a crash may have taken back what a later one saw."""
+    """By topic number and name, all since the last rewrite: a crash may have taken back what a later one saw."""
     next_number: int = 1
 
     def take(self, record: bytes) -> None:

@@ -106,6 +106,7 @@ class TopicRecovery:
             return
         order, vouched, watermark = self._unvouched()
         position = self._judge(order, vouched=vouched)
+        replaced = self.replaced
         for seq, ordinal in sorted(self._trims, reverse=True):
             if position is not None and position.seq >= seq:
                 break
@@ -113,7 +114,8 @@ class TopicRecovery:
             later = [each for each in order if each >= ordinal]
             again = self._judge(later, vouched=False) if later and later != order else None
             if again is not None and again.seq >= seq:
-                position = again
+                position, replaced = again, self.replaced
+        self.replaced = replaced
         reached = position.seq if position is not None else 0
         if watermark > reached:
             raise self._damage(order, position)
