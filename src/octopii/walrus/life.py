@@ -1,5 +1,7 @@
 """What a log's life consists of: opening, syncs, failing, closing. `walrus.Log` adds what is done in between."""
 
+from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Literal, NoReturn, Self
 
@@ -24,6 +26,10 @@ default_segment_blocks: Final = 1024  # 64 MiB
 default_max_entry_bytes: Final = 64 << 20
 
 
+def _fail_reentrant() -> None:
+    raise AssertionError("the log's core is used by one thread at a time")
+
+
 class LogLife:
     """The part of `walrus.Log` that opens, syncs and closes it."""
 
@@ -45,6 +51,12 @@ class LogLife:
         self.fsync_schedule = fsync_schedule if fsync_schedule is not None else SyncEach()
         self.consistency = consistency if consistency is not None else StrictlyAtOnce()
         self.max_entry_bytes = max_entry_bytes
+        # One token: who holds it may touch the log. An append takes it by itself, since a lock would cost a third as
+        # much as the append; for other methods `sync.Walrus` does. Without threads nobody ever waits.
+        self.turn: list[None] = [None]
+        self.waiting: deque[object] = deque()
+        self.wait_turn: Callable[[], None] = _fail_reentrant
+        self.wake: Callable[[], None] = _fail_reentrant
         self._direct_bytes = min(max_entry_bytes, mapped_bytes)
         self.is_closed = False
         self.poison: OSError | None = None
@@ -65,7 +77,7 @@ class LogLife:
 
     def _open(self, block_bytes: int, segment_blocks: int) -> None:
         found = opening.find_superblock(self._vfs, self.path)
-        self.found_sound = found is None or found[1]
+        self.found_sound = found is None or found[1] or not found[0].clean  # a crash may tear one copy
         block = found[0] if found else Superblock(block_bytes, segment_blocks)
         self._store = store = SegmentStore(self._vfs, self.path, block, writable=True)
         try:

@@ -209,7 +209,7 @@ def _clear_slot(store: SegmentStore, segment: Segment, block: int) -> None:
 
 def _keep_aside(store: SegmentStore, recovery: TopicRecovery) -> None:
     """Write the bytes of a torn tail to a `.broken` file; on a disk without room for it, go on without."""
-    pieces = recovery.torn_bytes()
+    pieces = recovery.torn_bytes
     if not any(pieces.values()):
         return
     (number, position), *_ = pieces

@@ -85,6 +85,7 @@ class TopicRecovery:
         self.replaced: list[tuple[int, int]] = []  # (seq, offset) of the cuts that were read
         self.torn: Position | None = None  # where a torn tail was cut, if bytes of it are there
         self.cut: list[tuple[Slot, Place]] = []  # blocks that are cut off
+        self.torn_bytes: dict[tuple[int, int], bytes] = {}  # what was cut, by segment and position
         self._scans: dict[int, Scan] = {}
         self._unit: OpenUnit | None = None
         self._running: Position | None = None
@@ -127,6 +128,8 @@ class TopicRecovery:
                 self.torn = position
         else:
             self.topic.next_ordinal = 0
+        self.torn_bytes = self._torn_bytes()
+        self._scans.clear()
 
     def _start(self, slot: Slot) -> Position:
         if slot.mark_at:
@@ -146,7 +149,7 @@ class TopicRecovery:
         """Whether anything of the topic is known to have been on disk."""
         return any(slot.mark_seq or self._scan(ordinal).watermark for ordinal, (slot, _) in self.slots.items())
 
-    def torn_bytes(self) -> dict[tuple[int, int], bytes]:
+    def _torn_bytes(self) -> dict[tuple[int, int], bytes]:
         """What was cut: by segment and position, without the zeros at the end."""
         pieces = {}
         if self.torn is not None:

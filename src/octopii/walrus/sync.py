@@ -7,6 +7,8 @@ vouch for the last records of a log that has gone idle.
 """
 
 import threading
+from _thread import LockType
+from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Literal
@@ -55,11 +57,12 @@ class Walrus:
         self.path = path
         self.fsync_schedule = schedule
         self._syncs_each = isinstance(schedule, SyncEach)
-        self._lock = threading.Lock()
-        self._append = self._log.append_for_topic
+        self._lock = _Turn(self._log)
         self._syncing = False
         self._group = _Group()  # what is written now is durable when this group is done
         self._stop = threading.Event()
+        if not self._syncs_each:
+            self.append_for_topic = self._log.append_for_topic  # type: ignore[method-assign]  # nothing to wait for
         self._background: threading.Thread | None = None
         if not isinstance(schedule, NoFsync):
             interval = schedule.interval / 1000 if isinstance(schedule, Milliseconds) else _idle_seconds
@@ -75,12 +78,8 @@ class Walrus:
 
         Raises `EntryTooLarge`, `InvalidTopic`, `LogFull` (nothing was written), `LogPoisoned`, `LogClosed`.
         """
-        with self._lock:
-            offset = self._append(topic, data)
-            if not self._syncs_each:
-                return offset
-            group = self._group
-        self._wait(group)
+        offset = self._log.append_for_topic(topic, data)  # takes its turn by itself
+        self._settle(self._group)
         return offset
 
     def batch_append_for_topic(self, topic: str, batch: Sequence[Buffer]) -> range:
@@ -344,3 +343,66 @@ class _Group:
         """Raise what the group's sync raised: a new exception for each thread."""
         if self.error is not None:
             raise type(self.error)(*self.error.args) from self.error
+
+
+class _Turn:
+    """A lock around the log's token (`Log.turn`), which an append takes without it.
+
+    Taking and giving back the token are single steps of the interpreter, so one thread has it at a time. Who finds none
+    enters `waiting` and then looks again; who gives it back looks at `waiting` afterwards: so nobody is forgotten.
+    """
+
+    __slots__ = ("_turn", "_waiting")
+
+    def __init__(self, log: Log) -> None:
+        self._turn = log.turn
+        self._waiting: deque[object] = log.waiting
+        log.wait_turn = self._wait
+        log.wake = self._wake
+
+    def __enter__(self) -> None:
+        try:
+            del self._turn[0]
+        except IndexError:
+            self._wait()
+
+    def __exit__(self, *_error: object) -> None:
+        self._turn.append(None)
+        if self._waiting:
+            self._wake()
+
+    def _wait(self) -> None:
+        asleep = threading.Lock()
+        asleep.acquire()
+        while True:
+            self._waiting.append(asleep)
+            try:
+                del self._turn[0]
+            except IndexError:
+                self._sleep(asleep)
+            else:
+                self._leave(asleep)
+                return
+
+    def _sleep(self, asleep: threading.Lock) -> None:
+        try:
+            asleep.acquire()
+        except BaseException:
+            if not self._leave(asleep) and self._waiting:  # woken and interrupted at once: the next one is to look
+                self._wake()
+            raise
+
+    def _leave(self, asleep: threading.Lock) -> bool:
+        try:
+            self._waiting.remove(asleep)
+        except ValueError:
+            return False
+        return True
+
+    def _wake(self) -> None:
+        try:
+            asleep = self._waiting.popleft()
+        except IndexError:
+            return
+        assert isinstance(asleep, LockType)
+        asleep.release()

@@ -61,23 +61,33 @@ class Log(LogLife):
 
         Raises `EntryTooLarge`, `InvalidTopic`, `LogFull` (nothing was written), `LogPoisoned`, `LogClosed`.
         """
-        state = self._topics.get(topic)
-        if state is not None and type(data) is bytes:
-            at = state.at
-            size = len(data)
-            end = at + header_bytes + size
-            if end <= state.limit and size <= self._direct_bytes:
-                state.seq = seq = state.seq + 1
-                offset = state.end
-                state.end = offset + 1
-                head = _pack_head(state.tag, size, seq, offset, state.synced)
-                state.map[at:end] = _digest(data, _number(head, state.seed)) + head + data  # type: ignore[index]
-                state.at = (end + 7) & -8
-                if not state.dirty:
-                    state.dirty = True
-                    self._writer.dirty.append(state)
-                return offset
-        return self._append(topic, [data], urgent=urgent)
+        turn = self.turn
+        try:
+            del turn[0]
+        except IndexError:
+            self.wait_turn()
+        try:
+            state = self._topics.get(topic)
+            if state is not None and type(data) is bytes:
+                at = state.at
+                size = len(data)
+                end = at + header_bytes + size
+                if end <= state.limit and size <= self._direct_bytes:
+                    state.seq = seq = state.seq + 1
+                    offset = state.end
+                    state.end = offset + 1
+                    head = _pack_head(state.tag, size, seq, offset, state.synced)
+                    state.map[at:end] = _digest(data, _number(head, state.seed)) + head + data  # type: ignore[index]
+                    state.at = (end + 7) & -8
+                    if not state.dirty:
+                        state.dirty = True
+                        self._writer.dirty.append(state)
+                    return offset
+            return self._append(topic, [data], urgent=urgent)
+        finally:
+            turn.append(None)
+            if self.waiting:
+                self.wake()
 
     def batch_append_for_topic(self, topic: str, batch: Sequence[Buffer], *, urgent: bool = False) -> range:
         """Append entries, all or none, also across a crash; returns their offsets. Raises what an append raises."""
