@@ -229,8 +229,12 @@ class Silent(ModelCluster):
     """A cluster whose nodes answer only what the test says."""
 
     silent = True
+    refuse_sessions: FailureKind | None = None
 
     def serve(self, address: str, request: Request) -> None:
+        if isinstance(request, SessionRequest) and self.refuse_sessions is not None:
+            self.reply(address, Failure(request_id=request.request_id, kind=self.refuse_sessions, text="no session"))
+            return
         if not self.silent or isinstance(request, SessionRequest):
             super().serve(address, request)
 

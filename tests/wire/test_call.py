@@ -244,6 +244,16 @@ def test_calls_of_a_node_that_is_out_fail_at_once() -> None:
     assert isinstance(model.outcomes[query], RemovedNode)
 
 
+@pytest.mark.parametrize("kind", [FailureKind.INTERNAL, FailureKind.CONFIG_ERROR, FailureKind.REFUSED])
+def test_a_session_that_is_refused_for_whatever_reason_is_asked_for_again_after_a_delay(kind: FailureKind) -> None:
+    """No refusal of a session makes the client ask in a circle: it waits, longer each time, until the deadline."""
+    model = silent(nodes=1)
+    model.machine.propose([b"x"], deadline=4.0)
+    model.refuse_sessions = kind
+    model.run(5.0)
+    assert 2 < sum(isinstance(request, SessionRequest) for _, request in model.sent) < 40
+
+
 def test_an_answer_to_another_question_ends_the_link() -> None:
     """A node whose replies do not fit is left; the call goes on elsewhere and is not confused."""
     model = silent()

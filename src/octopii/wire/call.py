@@ -153,7 +153,9 @@ def unwrap(answer: Answer) -> bytes | CommandError | ApplyFailed | QueryNotSuppo
     return ApplyFailed(answer.text or f"apply raised {answer.exception}", exception=answer.exception)
 
 
-_REFUSED_KINDS = frozenset({FailureKind.REMOVED_NODE, FailureKind.WIPED_NODE, FailureKind.WRONG_CLUSTER})
+_REFUSED_KINDS = frozenset(
+    {FailureKind.REFUSED, FailureKind.REMOVED_NODE, FailureKind.WIPED_NODE, FailureKind.WRONG_CLUSTER}
+)
 """A node says that it is out: a client goes to another one, that node's own calls have nowhere to go."""
 
 _PASSING_KINDS = _REFUSED_KINDS | {FailureKind.NO_LEADER, FailureKind.SHUTTING_DOWN}
@@ -407,7 +409,7 @@ class CallMachine:
             self._retry([attempt])
         elif kind in _REFUSED_KINDS and not self._limits.links.follow_leader:
             self._refused_for_good(attempt, failure)
-        elif kind in _PASSING_KINDS or (isinstance(attempt, Opening) and kind in NOT_APPLIED_KINDS):
+        elif kind in _PASSING_KINDS or isinstance(attempt, Opening):
             self._last_refusal = failure
             links.refused(now, elsewhere=kind is not FailureKind.NO_LEADER and not failure.leader)
             if failure.leader_address:

@@ -33,6 +33,7 @@ from octopii.errors import (
     OutcomeUnknown,
     Overloaded,
     QueryNotSupported,
+    RefusedError,
     RemovedNode,
     SessionExpired,
     ShuttingDown,
@@ -98,6 +99,7 @@ class FailureKind(enum.IntEnum):
     WIPED_NODE = 65
     REMOVED_NODE = 66
     BAD_CERTIFICATE = 67
+    REFUSED = 68
     INTERNAL = 96
 
 
@@ -483,6 +485,7 @@ _KIND_OF_ERROR: dict[type[OctopiiError], FailureKind] = {
     WipedNode: FailureKind.WIPED_NODE,
     RemovedNode: FailureKind.REMOVED_NODE,
     BadCertificate: FailureKind.BAD_CERTIFICATE,
+    RefusedError: FailureKind.REFUSED,
 }
 _ERROR_OF_KIND = {kind: error for error, kind in _KIND_OF_ERROR.items()}
 
