@@ -1,5 +1,6 @@
 """Every known bug that is put back into the Raft core is caught by the suite."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -12,9 +13,10 @@ SUITE = families(25)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_known_bug_is_caught(mutant: Mutant) -> None:
+def test_a_known_bug_is_caught(mutant: Mutant, record_property: Callable[[str, object], None]) -> None:
     """A claim of the paper or a scenario fails with the bug in place; which ones is printed."""
     caught = catchers(mutant, SUITE)
+    record_property("mutant", f"{mutant.number} {mutant.name}: {caught}")
     print(table([(mutant, caught)]))
     assert caught["claim"] or caught["scenario"], f"nothing noticed: {mutant.name}"
 

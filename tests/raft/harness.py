@@ -315,12 +315,6 @@ class Peer:
         return self.raw._state.log.last_term()
 
     @property
-    def stable(self) -> int:
-        """The index up to which it believes its log to be on disk; 0 while a snapshot is on its way there."""
-        log = self.raw._state.log
-        return 0 if log.snapshot is not None else log.stable
-
-    @property
     def members(self) -> ConfState:
         """The membership that the core uses now."""
         return self.raw._state.conf

@@ -94,9 +94,6 @@ class Checker:
         if commit < view.commit:
             raise Violation("commit monotonicity", f"node {peer.id} went from commit {view.commit} to {commit}")
         self._check_log(peer, view, role=role, term=term)
-        stable = peer.stable
-        if stable >= view.first and not peer.durably_holds(stable, view.log[stable - view.first].term):
-            raise Violation("stable on disk", f"node {peer.id} believes that {stable} is on its disk, and it is not")
         if role is Role.LEADER:
             if view.role is not Role.LEADER or view.term != term:
                 self._check_election(peer, view, term)

@@ -7,7 +7,7 @@
     elect N [VOTER...]                 grace, campaign, and deliver: everything, or between N and these until N leads
     propose N TEXT [TEXT ...]          several texts are one batch
     member N +4 learner:5 -2 [explicit|implicit] · leave-joint N
-    read N CONTEXT · lease N · transfer N TO · unreachable N PEER · snapshot-sent N PEER ok|failed
+    read N CONTEXT · lease N|all · transfer N TO · unreachable N PEER · snapshot-sent N PEER ok|failed
     hold N|all STAGE... · release N|all STAGE...      stages: ready, persist, apply
     ready N · persist N · apply N      one held-back step
     turn N|all                         all that is held back, once through
@@ -183,7 +183,8 @@ def _read(cluster: Cluster, words: list[str]) -> None:
 
 @command("lease")
 def _lease(cluster: Cluster, words: list[str]) -> None:
-    call(cluster, words[0], Peer.lease_read)
+    for peer in chosen(cluster, words[0]):
+        call(cluster, str(peer.id), Peer.lease_read)
 
 
 @command("transfer")

@@ -109,6 +109,7 @@ MOODS: dict[str, dict[str, float]] = {
     },
     "members": {"deliver": 20, "turn-all": 24, "member": 10, "tick-all": 8, "propose": 6, "compact": 3, "transfer": 1},
 }
+ALWAYS = {"pass", "turn", "deliver", "turn-all", "tick-all", "ready", "persist", "restart"}
 STALLING = {"stalled", "slow disks"}
 
 
@@ -132,10 +133,22 @@ class Schedule:
         self.lines: list[str] = []
         self.lockstep = False
         self.counter = 0
+        self.moods = self._temper()
         self.odds: dict[str, float] = {}
-        # Nodes whose messages stay in flight for as long as the mood lasts, to arrive late.
-        self.stalled: set[int] = set()
+        # Links whose messages stay in flight for as long as the mood lasts, to arrive late.
+        self.stalled: set[tuple[int, int]] = set()
         self.mood_left = 0
+
+    def _temper(self) -> list[tuple[str, dict[str, float]]]:
+        """The moods of this schedule, with odds of its own.
+
+        A run that does everything at times does nothing often enough to matter; so each does without some of it
+        (Groce et al., Swarm Testing, 2012).
+        """
+        draw = self.random
+        moods = ["rounds", *draw.sample([mood for mood in MOODS if mood != "rounds"], draw.randint(2, 4))]
+        weight = {act: 1.0 if act in ALWAYS else draw.choice([0, 0.5, 1, 1, 3]) for act in DRAWS}
+        return [(mood, {act: odds * weight[act] for act, odds in MOODS[mood].items()}) for mood in moods]
 
     def run(self) -> Failure | None:
         """Run the whole schedule; return how it failed, or None."""
@@ -187,10 +200,9 @@ class Schedule:
 
     def _change_mood(self) -> str | None:
         draw = self.random
-        mood = draw.choice(list(MOODS)) if self.odds else "rounds"
-        self.odds = MOODS[mood]
+        mood, self.odds = draw.choice(self.moods) if self.odds else self.moods[0]
         self.mood_left = draw.randint(10, 60)
-        self.stalled = {self.leader() if draw.random() < 0.6 else self.anyone()} if mood in STALLING else set()
+        self.stalled = self.stall() if mood in STALLING else set()
         if mood == "cut off":
             return f"isolate {self.leader() if draw.random() < 0.5 else self.anyone()}"
         if self.cluster.cut and draw.random() < 0.8:
@@ -223,7 +235,14 @@ class Schedule:
 
     def flowing(self) -> list[tuple[int, int]]:
         """The links with messages in flight that are not held up."""
-        return [way for way, link in self.cluster.links.items() if link and self.stalled.isdisjoint(way)]
+        return [way for way, link in self.cluster.links.items() if link and way not in self.stalled]
+
+    def stall(self) -> set[tuple[int, int]]:
+        """The links to one node, from it, or both."""
+        node = self.leader() if self.random.random() < 0.6 else self.anyone()
+        directions = self.random.choice([(True, True), (True, False), (False, True)])
+        ways = {(node, other) for other in self.cluster.peers} if directions[0] else set()
+        return ways | ({(other, node) for other in self.cluster.peers} if directions[1] else set())
 
     def deliver(self) -> str | None:
         """A round of deliveries, on all links that are not held up."""
@@ -284,7 +303,7 @@ class Schedule:
     def ask_read(self) -> str:
         """A read by quorum or, where clocks may be trusted, by lease."""
         if self.lockstep and self.random.random() < 0.6:
-            return f"lease {self.leader()}"
+            return "lease all"
         return f"read {self.leader() if self.random.random() < 0.6 else self.anyone()} {self.name('r')}"
 
     def crash(self) -> str:
