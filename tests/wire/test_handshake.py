@@ -212,6 +212,7 @@ def test_an_acceptors_refusal_reaches_the_dialler_as_its_error() -> None:
     run(dialer, acceptor)
     assert isinstance(dialer.error, WipedNode)
     assert isinstance(acceptor.error, WipedNode)
+    assert (dialer.was_refused, acceptor.was_refused) == (True, False)
     assert dialer.peer is acceptor.peer is None
 
 
@@ -232,6 +233,7 @@ def test_a_diallers_refusal_reaches_the_acceptor_as_its_first_frame() -> None:
     )
     _, rest = run(dialer, acceptor)
     assert isinstance(dialer.error, WipedNode)
+    assert not dialer.was_refused  # the error is about the other: a member must not take it for its own
     [(frame_type, payload)] = acceptor.decoder.feed(rest)
     assert frame_type == FrameType.REFUSAL
     assert decode_refusal(payload).kind is RefusalKind.WIPED_NODE

@@ -13,16 +13,13 @@ import ssl
 from collections.abc import Callable
 
 from octopii.config import Config
-from octopii.errors import OctopiiError, RefusedError
+from octopii.errors import OctopiiError, RefusedError, RemovedNode, WipedNode
 from octopii.node.transport import Connection, Frames, dial, unexpected
 from octopii.wire.handshake import Handshake, Hello, Role
 from octopii.wire.peer_frames import PeerOutput, encode_peer_frames
 from octopii.wire.requests import SnapshotChunk, SnapshotOffer
 
 logger = logging.getLogger("octopii.node")
-
-refused_delay = 5.0
-"""Seconds before a peer that refused this node is dialled again: it will hardly have changed its mind."""
 
 snapshot_idle_seconds = 30.0
 """A snapshot connection that nothing was sent on for so long is closed."""
@@ -139,7 +136,8 @@ class Link:
             self._note(f"the connection to node {self.peer} ended: {error}", error)
         if isinstance(error, RefusedError):
             self._attempts = max(self._attempts, 8)
-            self._links.refused(self.peer, error)
+            if connection.was_refused or not isinstance(error, WipedNode | RemovedNode):
+                self._links.refused(self.peer, error)  # a peer that was wiped or removed says nothing about this node
         self._links.notify()
         if was_up:
             self._links.link_down(self)

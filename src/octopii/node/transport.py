@@ -117,6 +117,11 @@ class Connection(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing()
 
     @property
+    def was_refused(self) -> bool:
+        """Whether it was the other side that refused this one in the handshake, and not the other way round."""
+        return self._handshake is not None and self._handshake.was_refused
+
+    @property
     def unsent_bytes(self) -> int:
         """Bytes written that the operating system has not taken yet."""
         return self._transport.get_write_buffer_size() if self._transport is not None else 0

@@ -286,6 +286,8 @@ class Handshake:
     ) -> None:
         self.peer: Hello | None = None
         self.error: OctopiiError | None = None
+        self.was_refused = False
+        """Whether `error` is what the other side said, and not what this side thinks of it."""
         self.version = 0
         self.decoder = FrameDecoder(MAX_HANDSHAKE_FRAME_BYTES)
         self._hello = hello
@@ -341,6 +343,7 @@ class Handshake:
 
     def _handle(self, frame_type: int, payload: Buffer) -> bytes:
         if self._dialer and frame_type == FrameType.REFUSAL:
+            self.was_refused = True
             raise error_of_refusal(decode_refusal(payload))
         if frame_type != (FrameType.WELCOME if self._dialer else FrameType.HELLO):
             raise UnexpectedMessage(f"a frame of type {frame_type} in the middle of a handshake")

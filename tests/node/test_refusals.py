@@ -1,0 +1,137 @@
+"""Nodes that may not take part: wiped, of another cluster, started wrongly. Each is told, and the cluster goes on."""
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+
+from octopii import ConfigError, NotApplied, OctopiiNode, OutcomeUnknown, WipedNode
+from octopii.errors import RefusedError
+from octopii.machines import KvStateMachine
+from tests.node.cluster import Cluster, patience, running, term_of, until
+
+
+async def _refused(node: OctopiiNode) -> str:
+    await until(lambda: node.status["refused"] is not None, f"node {node.id} is refused")
+    return str(node.status["refused"])
+
+
+def test_a_wiped_node_is_refused_and_named(tmp_path: Path) -> None:
+    """A member that comes back with an empty folder under its old id neither votes nor answers, and knows why."""
+
+    async def play() -> None:
+        async with running(tmp_path) as cluster:
+            leader = await cluster.leader()
+            victim = next(node.id for node in cluster.nodes.values() if node.id != leader.id)
+            await cluster.agree()
+            await cluster.stop(victim)
+            shutil.rmtree(tmp_path / f"node-{victim}")
+            await cluster.start(victim, is_initial_leader=False)
+            wiped = cluster.nodes[victim]
+            assert "wiped" in await _refused(wiped)
+            with pytest.raises(WipedNode):
+                await wiped.propose(b"SET a 1", timeout=patience)
+            assert wiped.status["role"] == "follower"
+            assert await leader.propose(b"SET b 1", timeout=patience) == b"OK"
+            assert [node.id for node in cluster.nodes.values() if node.status["refused"] is not None] == [victim]
+
+    asyncio.run(play())
+
+
+def test_a_wiped_initial_leader_founds_no_second_cluster(tmp_path: Path) -> None:
+    """The founder comes back empty, still told to found: its peers belong to a cluster, so it must not."""
+
+    async def play() -> None:
+        async with running(tmp_path) as cluster:
+            await cluster.agree()
+            await cluster.stop(1)
+            shutil.rmtree(tmp_path / "node-1")
+            await cluster.start(1)
+            founder = cluster.nodes[1]
+            await _refused(founder)
+            with pytest.raises(RefusedError):
+                await founder.propose(b"SET a 1", timeout=patience)
+            leader = await cluster.leader(among={2, 3})
+            assert await leader.propose(b"SET b 1", timeout=patience) == b"OK"
+
+    asyncio.run(play())
+
+
+def test_nodes_of_two_clusters_do_not_mix(tmp_path: Path) -> None:
+    """Node 3 of the second cluster listens where node 3 of the first should: the first takes no word of it.
+
+    The node itself finds its own cluster, whose members are in its log, and serves it from the new address.
+    """
+
+    async def play() -> None:
+        async with running(tmp_path / "first") as first, running(tmp_path / "second") as second:
+            for cluster, name in ((first, b"first"), (second, b"second")):
+                await (await cluster.leader()).propose(b"SET whose " + name, timeout=patience)
+                await cluster.agree()
+                await cluster.stop(3)
+            leader = await first.leader(among={1, 2})
+            assert await leader.query(b"GET whose", timeout=patience) == b"first"
+            term = term_of(leader)
+            await first.start(3, wal_dir=str(tmp_path / "second" / "node-3"))
+            stray = first.nodes[3]
+            await until(lambda: "cluster" in leader.status["warnings"].get("refused-by-3", ""), "the leader is warned")
+            assert await stray.query(b"GET whose", timeout=patience) == b"second"
+            assert await stray.propose(b"SET by stray", timeout=patience) == b"OK"
+            assert await leader.query(b"GET by", timeout=patience) == b"NOT_FOUND"
+            assert await second.nodes[1].query(b"GET by", timeout=patience) == b"stray"
+            assert term_of(leader) == term
+            await first.stop(3)
+            with pytest.raises(ConfigError, match="node 3"):
+                await OctopiiNode(
+                    first.config(1, wal_dir=str(tmp_path / "second" / "node-3")), KvStateMachine()
+                ).start()
+
+    asyncio.run(play())
+
+
+def test_two_founders_make_one_cluster_or_none(tmp_path: Path) -> None:
+    """Two nodes are told to found the cluster: one brings a majority in, or both are refused; never two clusters."""
+
+    async def play() -> None:
+        cluster = Cluster(tmp_path)
+        await cluster.start(1, 2, 3, is_initial_leader=True)
+
+        def settled() -> bool:
+            states = [node.status for node in cluster.nodes.values()]
+            return all(state["refused"] or state["cluster_id"] or state["warnings"] for state in states)
+
+        await until(settled, "each founder has founded, joined or been refused")
+
+        async def cluster_of(node: OctopiiNode) -> str | None:
+            try:
+                await node.propose(b"SET by %d" % node.id, timeout=1.5)
+            except (NotApplied, OutcomeUnknown, RefusedError):
+                return None
+            return str(node.status["cluster_id"])
+
+        working = await asyncio.gather(*map(cluster_of, cluster.nodes.values()))
+        assert len(set(working) - {None}) <= 1
+        await cluster.stop()
+
+    asyncio.run(play())
+
+
+def test_a_removed_node_that_slept_through_it_is_told_when_it_comes_back(tmp_path: Path) -> None:
+    """Removed while it was down: on its return it is refused, campaigns not, and disturbs nobody's term."""
+
+    async def play() -> None:
+        async with running(tmp_path) as cluster:
+            leader = await cluster.leader()
+            victim = next(node.id for node in cluster.nodes.values() if node.id != leader.id)
+            await cluster.agree()
+            await cluster.stop(victim)
+            await leader.remove_node(victim, timeout=patience)
+            term = term_of(leader)
+            await cluster.start(victim)
+            assert "removed" in await _refused(cluster.nodes[victim])
+            assert await leader.propose(b"SET a 1", timeout=patience) == b"OK"
+            assert term_of(leader) == term
+            assert leader.is_leader
+
+    asyncio.run(play())
