@@ -48,9 +48,9 @@ class Block:
     def __init__(self, first: int) -> None:
         self.first = first  # offset of items[0]
         self.items: list[bytes] = []
-        self.head: list[bytes] = []  # pieces of an entry that began in an earlier block
+        self.head: list[memoryview] = []  # pieces of an entry that began in an earlier block
         self.head_ends = False
-        self.beginning: bytes | None = None  # piece of an entry that goes on in the next block
+        self.beginning: memoryview | None = None  # piece of an entry that goes on in the next block
         self.at = 0  # bytes decoded
         self.seq = 0  # last seq decoded, 0 for none
 
@@ -82,7 +82,7 @@ def decode(block: Block, data: bytes, seed: int) -> None:
         if kind in (MIDDLE, LAST):
             if offset != block.first - 1 or block.at or at:
                 break
-            block.head.append(data[start:end])
+            block.head.append(view[start:end])
             block.head_ends = kind == LAST
         elif offset != block.first + len(items):
             break
@@ -92,7 +92,7 @@ def decode(block: Block, data: bytes, seed: int) -> None:
             if not _decode_many(items, data, start, end):
                 break
         elif kind == FIRST:
-            block.beginning = data[start:end]
+            block.beginning = view[start:end]
         expected = seq
         at = (end + 7) & -8
     block.at += min(at, size)

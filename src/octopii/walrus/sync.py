@@ -229,6 +229,7 @@ class Walrus:
         if waiter is not None:
             self._await_turn(group, waiter)
             if group.is_done:
+                group.wake_one()
                 return group.check()
         self._lead(group)
         return group.check()
@@ -242,7 +243,9 @@ class Walrus:
                 leaves = waiter in group.waiters
                 if leaves:
                     group.waiters.remove(waiter)
-            if not leaves and not group.is_done:  # interrupted just when it was given the lead
+            if not leaves and group.is_done:
+                group.wake_one()
+            elif not leaves:  # interrupted just when it was given the lead
                 self._lead(group)
             raise
 
@@ -267,9 +270,7 @@ class Walrus:
                     following.pop(0).release()  # it leads the next group, and `_syncing` stays set for it
                 else:
                     self._syncing = False
-                waiters, group.waiters = group.waiters, []
-            for waiter in waiters:
-                waiter.release()
+            group.wake_one()
 
     def _finish(self, group: "_Group", ticket: SyncTicket) -> None:
         if not ticket.is_done:  # interrupted: nothing failed, so it may be done again
@@ -309,7 +310,9 @@ class Walrus:
                 group = self._group
                 waiter = group.enter()
             self._await_turn(group, waiter)
-            if not group.is_done:
+            if group.is_done:
+                group.wake_one()
+            else:
                 self._lead(group)
 
     def __enter__(self) -> "Walrus":
@@ -338,6 +341,14 @@ class _Group:
         waiter.acquire()
         self.waiters.append(waiter)
         return waiter
+
+    def wake_one(self) -> None:
+        """Wake one of those who wait; it wakes the next. All at once would only queue up for the interpreter."""
+        try:
+            waiter = self.waiters.pop()
+        except IndexError:
+            return
+        waiter.release()
 
     def check(self) -> None:
         """Raise what the group's sync raised: a new exception for each thread."""
