@@ -9,7 +9,7 @@ from octopii.raft import quorum, state
 from tests.mutants.planting import MissingTarget, Mutant, catchers, fails, locate, planted, table
 from tests.mutants.raft import MUTANTS, families
 
-SUITE = families(25)
+SUITE = families(8)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
