@@ -23,13 +23,14 @@ import typer
 from octopii.cli.exits import (
     EXIT_LOG,
     EXIT_NETWORK,
+    EXIT_REFUSED,
     EXIT_USAGE,
     exit_code_of,
     fail,
     one_line_errors,
 )
 from octopii.config import Config
-from octopii.errors import ConfigError
+from octopii.errors import ConfigError, ShuttingDown
 from octopii.node import BlockingNode
 from octopii.replica.backup import found_from_file
 from octopii.replica.founding import CLUSTER_ID_BYTES
@@ -203,7 +204,20 @@ def _run(node: BlockingNode, config: Config) -> None:
             failure = node.failure
             _shut_down(node, config)
             fail(f"node {config.node_id} has stopped: {failure}", exit_code_of(failure))
+        refused = _refusal_of(node)
+        if refused is not None:
+            _shut_down(node, config)
+            fail(f"node {config.node_id} cannot take part: {refused}", EXIT_REFUSED)
     _shut_down(node, config)
+
+
+def _refusal_of(node: BlockingNode) -> str | None:
+    """Why the cluster wants nothing of this node, if that is so; a node that cannot say it now is asked again."""
+    try:
+        refused: str | None = node.status["refused"]
+    except (ShuttingDown, TimeoutError):
+        return None
+    return refused
 
 
 def _shut_down(node: BlockingNode, config: Config) -> None:
