@@ -54,7 +54,7 @@ class LogLife:
         # One token: who holds it may touch the log. An append takes it by itself, since a lock would cost a third as
         # much as the append; for other methods `sync.Walrus` does. Without threads nobody ever waits.
         self.turn: list[None] = [None]
-        self.waiting: deque[object] = deque()
+        self.waiting: deque[Callable[[], None]] = deque()  # each wakes one who waits
         self.wait_turn: Callable[[], None] = _fail_reentrant
         self.wake: Callable[[], None] = _fail_reentrant
         self._direct_bytes = min(max_entry_bytes, mapped_bytes)
@@ -77,7 +77,8 @@ class LogLife:
 
     def _open(self, block_bytes: int, segment_blocks: int) -> None:
         found = opening.find_superblock(self._vfs, self.path)
-        self.found_sound = found is None or found[1] or not found[0].clean  # a crash may tear one copy
+        crashed = found is not None and not found[0].clean and superblock.has_its_size(self._vfs, self.path)
+        self.found_sound = found is None or found[1] or crashed  # a crash may tear one copy
         block = found[0] if found else Superblock(block_bytes, segment_blocks)
         self._store = store = SegmentStore(self._vfs, self.path, block, writable=True)
         try:

@@ -114,6 +114,16 @@ def read(vfs: FileSystem, folder: str) -> tuple[Superblock, bool]:
     return block, first is not None and second is not None
 
 
+def has_its_size(vfs: FileSystem, folder: str) -> bool:
+    """Whether the file is as long as it was made: a crash may tear a copy, but never shortens the file."""
+    file = vfs.open(f"{folder}/{file_name}", writable=False)
+    try:
+        size = file.size()
+    finally:
+        file.close()
+    return size >= 2 * _least_half_bytes and size & (size - 1) == 0
+
+
 def write(vfs: FileSystem, folder: str, block: Superblock) -> None:
     """Write the first copy, sync, write the second, sync: one of the two is whole at every moment.
 

@@ -7,8 +7,6 @@ vouch for the last records of a log that has gone idle.
 """
 
 import threading
-from _thread import LockType
-from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Literal
@@ -367,7 +365,7 @@ class _Turn:
 
     def __init__(self, log: Log) -> None:
         self._turn = log.turn
-        self._waiting: deque[object] = log.waiting
+        self._waiting = log.waiting
         log.wait_turn = self._wait
         log.wake = self._wake
 
@@ -386,7 +384,7 @@ class _Turn:
         asleep = threading.Lock()
         asleep.acquire()
         while True:
-            self._waiting.append(asleep)
+            self._waiting.append(asleep.release)
             try:
                 del self._turn[0]
             except IndexError:
@@ -405,15 +403,14 @@ class _Turn:
 
     def _leave(self, asleep: threading.Lock) -> bool:
         try:
-            self._waiting.remove(asleep)
+            self._waiting.remove(asleep.release)
         except ValueError:
             return False
         return True
 
     def _wake(self) -> None:
         try:
-            asleep = self._waiting.popleft()
+            release = self._waiting.popleft()
         except IndexError:
             return
-        assert isinstance(asleep, LockType)
-        asleep.release()
+        release()
