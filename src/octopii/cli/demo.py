@@ -20,6 +20,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from octopii.cli.demo_cluster import Cluster, Customer, Node, look_seconds
 from octopii.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, fail
@@ -106,7 +107,7 @@ class Story:
     # --- what is shown ------------------------------------------------------------------------------------------
 
     def _say(self, text: str, style: str = "") -> None:
-        self._console.print(f"{time.monotonic() - self._began:5.1f} s  {text}", style=style, markup=False)
+        self._console.print(Text(f"{time.monotonic() - self._began:5.1f} s  {text}", style))
 
     def _heard(self, node_id: int, message: str) -> None:
         """A node has logged something: what belongs to the story is shown."""
@@ -128,14 +129,14 @@ class Story:
         for node in self._cluster.nodes.values():
             facts = node.facts if node.answers else None
             if not node.runs:
-                table.add_row(str(node.id), "[red]killed[/]", "", "", "", "")
+                table.add_row(str(node.id), Text("killed", "bold red"), "", "", "", "")
             elif facts is None:
                 table.add_row(str(node.id), "starting", "", "", "", "")
             else:
-                style = "bold green" if facts["role"] == "leader" else "default"
+                role = Text(facts["role"], "bold green" if facts["role"] == "leader" else "")
                 log = f"{facts['first_index']:,} to {facts['last_index']:,}"
                 numbers = (str(facts["term"]), log, f"{facts['applied']:,}", f"{facts['snapshot']['index']:,}")
-                table.add_row(str(node.id), f"[{style}]{facts['role']}[/]", *numbers)
+                table.add_row(str(node.id), role, *numbers)
         return table
 
     async def _watch(self) -> None:
