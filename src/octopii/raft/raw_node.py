@@ -271,8 +271,6 @@ class RawNode:
             raise NotLeader(state.leader)
         if state.transferee:
             raise TransferInProgress(f"leadership is being handed to node {state.transferee}")
-        if state.id not in state.progress:
-            raise NotLeader(0)  # removed, and about to step down
         limit = state.config.max_uncommitted_bytes
         if size and state.uncommitted_bytes and state.uncommitted_bytes + size > limit:
             raise TooManyUncommitted(f"{state.uncommitted_bytes} bytes are not committed yet, {limit} may be")
@@ -431,7 +429,7 @@ class RawNode:
             _, term = self._own_votes.popleft()
             if state.role is CANDIDATE and state.term == term:
                 conclude(state, take_vote(state, state.id, True))
-        if moved and state.role is LEADER and state.id in state.progress:
+        if moved and state.role is LEADER:
             own = state.progress[state.id]
             if own.maybe_update(state.log.stable) and maybe_commit(state):
                 broadcast_append(state)
@@ -442,7 +440,7 @@ class RawNode:
         log = state.log
         log.applied_to(index)
         leaving = state.conf.auto_leave and is_joint(state.conf) and state.role is LEADER
-        if leaving and state.pending_conf_index <= log.applied and state.id in state.progress:
+        if leaving and state.pending_conf_index <= log.applied:
             state.append_own([(MEMBERSHIP, b"")])
             state.pending_conf_index = log.last_index()
             broadcast_append(state)
