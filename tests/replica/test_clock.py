@@ -15,7 +15,9 @@ def test_a_leader_with_a_wrong_clock_hands_over(offset: float) -> None:
     cluster.write(client, 3)
     before = cluster.wait_for_leader()
     before.wall_offset = offset
+    asked = client.propose(cluster.name())
     cluster.world.run_until(lambda: cluster.leader not in (None, before), what="another leads")
+    cluster.wait(asked)
     cluster.write(client, 3)
     cluster.settle()
     right = START_WALL + int(cluster.world.now * 1e9)
@@ -51,9 +53,13 @@ def test_time_does_not_go_back_when_leadership_moves_to_a_slower_clock() -> None
     for node in cluster.nodes.values():
         node.wall_offset = (node.id - 2) * 2.0
     client = cluster.client()
+    times: dict[int, int] = {}
     for _ in range(6):
         cluster.write(client, 2)
         leader = cluster.wait_for_leader()
+        for node in cluster.nodes.values():
+            assert node.applier.time_ns >= times.get(node.id, 0)
+            times[node.id] = node.applier.time_ns
         leader.replica.upkeep.hand_over("the test wants it")
         cluster.world.run(0.5)
     cluster.recover()

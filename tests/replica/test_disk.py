@@ -122,6 +122,38 @@ def test_nothing_is_acknowledged_before_it_is_on_a_majority_of_disks() -> None:
     cluster.check()
 
 
+def test_a_follower_acknowledges_nothing_before_it_is_on_its_disk() -> None:
+    """With both followers' disks hanging the leader, whose own disk works, may not count them."""
+    cluster = Cluster(7)
+    client = cluster.client(at=cluster.wait_for_leader().id)
+    cluster.write(client, 3)
+    committed = cluster.wait_for_leader().replica.raft.committed
+    for node in cluster.followers:
+        node.stall_disk(True)
+    asked = client.propose(cluster.name(), timeout=20.0)
+    cluster.world.run(0.3)
+    assert not asked.done
+    assert cluster.wait_for_leader().replica.raft.committed == committed
+    for node in cluster.followers:
+        node.stall_disk(False)
+    cluster.wait(asked)
+    assert asked.error is None
+
+
+def test_a_vote_is_sent_only_when_it_is_on_disk() -> None:
+    """A candidate hears nothing from voters whose disks hang, and does not win; without a vote there is no leader."""
+    cluster = Cluster(8)
+    leader = cluster.wait_for_leader()
+    for node in cluster.followers:
+        node.stall_disk(True)
+    leader.crash(survive_none)
+    cluster.world.run(5.0)
+    assert cluster.leader is None
+    for node in cluster.followers:
+        node.stall_disk(False)
+    cluster.wait_for_leader()
+
+
 def test_a_failed_sync_ends_the_node_and_not_its_data() -> None:
     """After EIO at a sync nothing more is written or acknowledged; the node says what happened."""
     cluster = Cluster(6)

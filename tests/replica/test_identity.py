@@ -54,6 +54,18 @@ def test_a_wiped_initial_leader_founds_no_second_cluster() -> None:
     cluster.write(client, 5)
 
 
+def test_an_initial_leader_alone_founds_nothing() -> None:
+    """Without a majority of its peers known to be empty, another cluster might be founded by them."""
+    cluster = Cluster(11, start=False)
+    cluster.nodes[1].start()
+    cluster.world.run(3.0)
+    assert cluster.nodes[1].replica.identity.empty
+    assert cluster.nodes[1].replica.store.last_index() == 0
+    cluster.nodes[3].start()
+    cluster.world.run(1.0)
+    cluster.write(cluster.client(at=1))
+
+
 def test_is_initial_leader_is_ignored_on_a_folder_that_has_a_cluster() -> None:
     """A restarted founder goes on with its cluster."""
     cluster = Cluster(4)
