@@ -36,7 +36,7 @@ class Inventory(TypedStateMachine):
 
 async def main() -> None:
     """Start a node, change the inventory, ask it."""
-    config = Config(bind_addr="127.0.0.1:5001", wal_dir="inventory-data", is_initial_leader=True)
+    config = Config(bind_addr="127.0.0.1:5051", wal_dir="inventory-data", is_initial_leader=True)
     async with OctopiiNode(config, Inventory()) as node:
         # On disk on a majority of the nodes, and applied once, when the call returns.
         before = Inventory.add.decode(await node.propose(Inventory.add.encode("apples", count=3)))

@@ -1,10 +1,12 @@
 """Programs in `examples/`, and what the documents have a reader type: run as they stand, on real processes."""
 
+import fcntl
 import os
 import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +53,13 @@ def run(program: str, folder: Path) -> str:
 
 @contextmanager
 def running(document: str, folder: Path, *extra: str) -> Iterator[list[Server]]:
-    """The nodes that the document starts, in this folder."""
+    """The nodes that the document starts, in this folder; one test at a time, for the document's ports are fixed."""
+    with open(Path(tempfile.gettempdir()) / f"octopii-test-{Path(document).stem}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield from _running(document, folder, *extra)
+
+
+def _running(document: str, folder: Path, *extra: str) -> Iterator[list[Server]]:
     commands = serve_commands(document)
     servers = [
         Server([*command, *extra], folder / f"log-{number}", cwd=folder) for number, command in enumerate(commands)
