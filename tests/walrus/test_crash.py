@@ -8,8 +8,6 @@ goes back beyond its mode's promise; the log accepts appends, verifies, and show
 import random
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from octopii.walrus.memory_vfs import (
     MemoryFileSystem,
@@ -184,7 +182,7 @@ def test_crash_with_many_segments() -> None:
     """A superblock of several sectors is never lost, with segments made and removed all the time."""
     setup = _fill("t", 34, 900)
     script = [*_fill("t", 3, 900), Trim("t", 30), Append("t", _entry(900, "more"))]
-    assert crash_everywhere(setup, script, segment_blocks=1, share_again=0.02).judged > 10
+    assert crash_everywhere(setup, script, segment_blocks=1, limit=8, share_again=0).judged > 10
 
 
 @pytest.mark.parametrize("name", ["cursors", "cursors and cuts"])
@@ -195,6 +193,7 @@ def test_at_least_once_reads_few_again(name: str) -> None:
 
 
 topics = ("a", "b", "ü")
+lives_each = 250
 sizes = Sizes(small=120, spanning=3 * small_block_bytes)
 
 
@@ -253,16 +252,33 @@ def assert_newest(model: Model, log: CoreLog) -> None:
     assert {name for name, seen in shown.items() if seen.end} <= set(model.topics)
 
 
-@settings(max_examples=150)
-@given(seed=st.integers(0, 2**32))
-def test_random_lives(seed: int) -> None:
-    """A log under random steps, crashing at random operations of work and of recovery, six lives long."""
+@pytest.mark.parametrize("share", range(4))
+def test_random_lives(share: int) -> None:
+    """Logs under random steps, crashing at random operations of work and of recovery, six lives long each."""
+    for seed in range(share * lives_each, (share + 1) * lives_each):
+        _live_six_times(seed)
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(3600)
+def test_many_random_lives() -> None:
+    """The same with twenty thousand logs."""
+    for seed in range(100_000, 120_000):
+        _live_six_times(seed)
+
+
+def _live_six_times(seed: int) -> None:
     lives = Lives(seed)
-    for _ in range(6):
-        lives.live(lives.rng.randrange(1, 25))
-    log = CoreLog(lives.system, lag=lives.model.lag)
-    lives.model.check(log.look())
-    assert log.log.verify() == []
+    try:
+        for _ in range(6):
+            lives.live(lives.rng.randrange(1, 25))
+        log = CoreLog(lives.system, lag=lives.model.lag)
+        lives.model.check(log.look())
+        damages = log.log.verify()
+        assert not damages, damages
+    except Exception as error:
+        error.add_note(f"the log's seed is {seed}")
+        raise
 
 
 def test_unsynced_is_lost_without_sync() -> None:
