@@ -32,7 +32,7 @@ class Inbox:
             replica.vitals.heard(peer, wall=message.wall, disk_low=message.disk_low, now=replica.now)
             replica.joining.heard(peer, message.cluster_id)
             if not message.cluster_id:
-                self._empty_peer_is_there(peer)
+                self.empty_peer_is_there(peer)
         elif isinstance(message, requests.Forward):
             replica.calls.take_forwarded(peer, message, replica.now)
         elif isinstance(message, requests.ForwardRefused):
@@ -67,7 +67,7 @@ class Inbox:
             return
         replica.raft.step(message)
 
-    def _empty_peer_is_there(self, peer: int) -> None:
+    def empty_peer_is_there(self, peer: int) -> None:
         """A member that is still empty answers no heartbeat, so this sign of life stands for the answer.
 
         Without it, the loss of the first append would leave the leader waiting, and the node outside, for ever. It

@@ -253,6 +253,8 @@ class Replica:
         self.connected.add(facts.node_id)
         self.joining.met(facts)
         self.senders.connected(facts.node_id)
+        if not facts.cluster_id:
+            self.inbox.empty_peer_is_there(facts.node_id)
 
     def peer_disconnected(self, peer: int) -> None:
         """The connection to a node broke: what was under way on it may be lost."""
