@@ -94,6 +94,16 @@ class ProcessCluster:
             if process.stdout is not None:
                 process.stdout.close()
 
+    async def all_joined(self) -> None:
+        """Wait until every node has something of the log: from then on, any majority of them can elect a leader."""
+        for address in self.all_addresses:
+            async with Client([address]) as client:
+
+                async def joined(client: Client = client) -> bool:
+                    return int((await client.status(timeout=1.0))["last_index"]) > 0
+
+                await eventually(joined, f"the node at {address} has joined")
+
     async def leader(self, client: Client) -> int:
         """Id of the running node that leads, as a running node says."""
         found: list[int] = []
@@ -121,6 +131,7 @@ async def running_processes(folder: Path, size: int = 3, **settings: Any) -> Asy
     cluster = ProcessCluster(folder, size, **settings)
     try:
         await cluster.start()
+        await cluster.all_joined()
         yield cluster
     finally:
         cluster.kill()

@@ -8,6 +8,8 @@ import pytest
 
 from octopii import OctopiiNode
 from octopii.config import MIB
+from octopii.replica.work import PeerOutput
+from octopii.wire.requests import SnapshotChunk
 from tests.node.cluster import Cluster, patience, running, term_of, until
 from tests.node.test_stalls import Heartbeats
 
@@ -97,26 +99,23 @@ def test_a_transfer_that_breaks_goes_on_where_it_was(tmp_path: Path) -> None:
         async with running(tmp_path, **settings) as cluster:
             leader, late = await _leave_behind(cluster, 2 * MIB)
             links = leader._host.engine.board.links
-            loop = leader._host._loop
-            assert loop is not None
-            await cluster.start(late)
-            back = cluster.nodes[late]
-            cuts = 0
+            send, cuts, chunks = links.send, 0, 0
 
-            def cut() -> None:
-                nonlocal cuts
+            def send_and_cut(peer: int, outputs: list[PeerOutput], now: float) -> None:
+                nonlocal cuts, chunks
+                send(peer, outputs, now)
+                chunks += sum(isinstance(output, SnapshotChunk) for output in outputs)
                 link = links._snapshot_links.get(late)
-                if link is not None and link._connection is not None and link.up:
+                if chunks >= 20 and cuts < 5 and link is not None and link._connection is not None:
                     link._connection.abort()
+                    chunks = 0
                     cuts += 1
 
-            for _ in range(5):
-                seen = cuts
-                while cuts == seen and back.status["snapshot"]["bytes"] < 2 * MIB:
-                    loop.call_soon_threadsafe(cut)
-                    await asyncio.sleep(0.02)
+            links.send = send_and_cut  # type: ignore[method-assign]
+            await cluster.start(late)
+            back = cluster.nodes[late]
             await until(lambda: back.status["snapshot"]["bytes"] >= 2 * MIB, "the snapshot is there", 60.0)
-            assert cuts > 0
+            assert cuts == 5
             assert await back.query(b"GET fill-3", timeout=patience) == b"3" + b"v" * (VALUE_BYTES - 1)
 
     asyncio.run(play())

@@ -1,7 +1,9 @@
 """TLS between nodes and clients: who gets in, and who does not."""
 
 import asyncio
+import contextlib
 import datetime
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -90,29 +92,66 @@ def test_a_client_without_a_good_certificate_is_not_served(tmp_path: Path, kind:
     asyncio.run(play())
 
 
-@pytest.mark.parametrize("name", ["node-2", "client-x"])
-def test_a_node_must_be_named_as_it_claims(tmp_path: Path, name: str) -> None:
-    """Node 3 with the certificate of node 2, or of a client, is not let in; the other two go on without it."""
+def _settings_of_an_impostor(kind: str, folder: Path, certificates: Certificates) -> dict[str, Any]:
+    """TLS settings of a node 3 that must not be let in."""
+    if kind == "no certificate":
+        return {}
+    if kind == "wrong authority":
+        return Certificates(folder / "other", "other-ca").node(3) | {"tls_ca_file": certificates.ca}
+    if kind == "expired":
+        certificate, key = certificates.issue("node-3", now=NOW - datetime.timedelta(days=90))
+    else:
+        certificate, key = certificates.issue(kind)
+    return {"tls_ca_file": certificates.ca, "tls_certificate_file": certificate, "tls_key_file": key}
+
+
+@pytest.mark.parametrize("kind", ["node-2", "client-x", "no certificate", "wrong authority", "expired"])
+def test_a_node_needs_a_good_certificate_of_its_own_name(tmp_path: Path, kind: str) -> None:
+    """Another node's certificate, a client's, none, a strange or an expired one: not let in; two go on without it."""
 
     async def play() -> None:
         certificates = Certificates(tmp_path / "certs")
         cluster = Cluster(tmp_path)
-        wrong_certificate, wrong_key = Certificates.issue(certificates, name)
-        wrong = {"tls_ca_file": certificates.ca, "tls_certificate_file": wrong_certificate, "tls_key_file": wrong_key}
+        impostor_settings = _settings_of_an_impostor(kind, tmp_path, certificates)
         for node_id in (1, 2):
-            settings = certificates.node(node_id) if not (name == "node-2" and node_id == 2) else wrong
-            await cluster.start(node_id, **settings)
-        await cluster.start(3, **wrong)
+            await cluster.start(node_id, **certificates.node(node_id))
+        await cluster.start(3, **impostor_settings)
         leader = await cluster.leader(among={1, 2})
         await leader.propose(b"SET two yes", timeout=patience)
         impostor = cluster.nodes[3]
-        await asyncio.sleep(0.5)
-        assert impostor.leader is None
         with pytest.raises(NoLeader):
             await impostor.propose(b"SET three no", timeout=1.0)
+        assert impostor.leader is None
+        assert not leader.status["members"]["3"]["connected"]
+        assert impostor.status["last_index"] == 0
         await cluster.stop()
 
     asyncio.run(play())
+
+
+@pytest.mark.parametrize("attack", [b"GET / HTTP/1.1\r\n\r\n", bytes(3000), b"\x16\x03\x01\x02\x00\x01\x00"])
+def test_what_is_no_tls_is_cut_off_quietly(tmp_path: Path, attack: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """Garbage on a port that expects TLS closes the connection, fills no log, and others are served."""
+
+    async def play() -> None:
+        certificates = Certificates(tmp_path / "certs")
+        cluster = Cluster(tmp_path, 1, handshake_timeout=0.5)
+        await cluster.start(1, **certificates.node(1))
+        node = await cluster.leader()
+        host, port = node.address.split(":")
+        for _ in range(10):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(attack)
+            with contextlib.suppress(ConnectionError):
+                await asyncio.wait_for(reader.read(), patience)
+            writer.close()
+        async with Client(node.address, **certificates.client()) as client:
+            assert await client.propose(b"SET served yes", timeout=patience) == b"OK"
+        await cluster.stop()
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(play())
+    assert len(caplog.records) <= 1
 
 
 def test_a_node_without_tls_listens_on_loopback_only() -> None:

@@ -172,6 +172,7 @@ class PeerLinks:
         link_up: Callable[[int, Hello], None],
         link_down: Callable[[int], None],
         refused: Callable[[int, RefusedError], None],
+        snapshot_link_down: Callable[[int], None],
     ) -> None:
         self.config = config
         self.tls = tls
@@ -180,6 +181,7 @@ class PeerLinks:
         self.address_of = address_of
         self._link_up = link_up
         self._link_down = link_down
+        self._snapshot_link_down = snapshot_link_down
         self.refused = refused
         self._links: dict[int, Link] = {}
         self._snapshot_links: dict[int, Link] = {}
@@ -232,6 +234,8 @@ class PeerLinks:
         """A link tells that it is down."""
         if self._links.get(link.peer) is link:
             self._link_down(link.peer)
+        elif self._snapshot_links.get(link.peer) is link:
+            self._snapshot_link_down(link.peer)
 
     def notify(self) -> None:
         """Wake whoever waits in `until`."""

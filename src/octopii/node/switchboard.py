@@ -63,6 +63,7 @@ class Switchboard:
             link_up=self._link_up,
             link_down=self._link_down,
             refused=self._refused,
+            snapshot_link_down=self._snapshot_link_down,
         )
 
     async def open(self) -> None:
@@ -199,6 +200,12 @@ class Switchboard:
     def _link_down(self, peer: int) -> None:
         self._replica.peer_disconnected(peer)
         self._wake()
+
+    def _snapshot_link_down(self, peer: int) -> None:
+        """A snapshot broke off: it is offered again at once, and goes on where it was."""
+        if peer in self._replica.connected:
+            self._replica.senders.connected(peer)
+            self._wake()
 
     def _refused(self, peer: int, error: RefusedError) -> None:
         self._replica.peer_refused(peer, error)
