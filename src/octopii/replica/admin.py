@@ -172,6 +172,12 @@ class Admin:
             "snapshot": node_id in replica.senders.peers,
         }
 
+    def _hand_over_first(self) -> None:
+        """A leader does not remove itself: should it fail right afterwards, nobody might know that it was committed."""
+        if not self._replica.upkeep.hand_over("it is to be removed"):
+            raise NotApplied("the leader is to be removed, and no other member can take over")
+        raise NoLeader("the leader is to be removed: it hands over first")
+
     def _is_there(self, node_id: int) -> bool:
         """Whether a member is reachable and has entries on its disk (an empty node does not vote)."""
         replica = self._replica
@@ -212,6 +218,8 @@ class Admin:
                 f"of the voters {sorted(voters)} that the change would leave, only {sorted(there)} are there: "
                 "they could not elect a leader"
             )
+        if self._config.node_id in removed and self._config.node_id in replica.conf_state.voters:
+            self._hand_over_first()
         added = [
             MemberFact(change.node_id, change.address, self._storage_of(change.node_id))
             for change in request.changes

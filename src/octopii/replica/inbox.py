@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("octopii.replica")
 
 
+_vote_requests = (MessageType.VOTE_REQUEST, MessageType.PRE_VOTE_REQUEST)
 _from_leader = (MessageType.APPEND, MessageType.HEARTBEAT, MessageType.SNAPSHOT)
 
 
@@ -50,8 +51,12 @@ class Inbox:
 
     def _receive_raft(self, peer: int, message: Message) -> None:
         replica = self._replica
-        if replica.refused is not None or message.sender != peer or message.to != replica.config.node_id:
+        if message.sender != peer or message.to != replica.config.node_id:
             return
+        if replica.refused is not None and not (
+            isinstance(replica.refused, RemovedNode) and message.type in _vote_requests
+        ):
+            return  # (who does not know yet that this node was removed may need its vote: thesis, section 4.2.2)
         if not replica.identity.empty and replica.joining.cluster_of(peer) != replica.identity.identity.cluster_id:
             return  # not one of us, or not yet: it says so with its next pulse
         if peer in replica.applying.roster.removed and message.type is not MessageType.APPEND_RESPONSE:
