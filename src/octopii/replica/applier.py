@@ -45,7 +45,7 @@ max_sessions = 65_536
 """Sessions in the replicated table. A constant of the protocol: it must be the same on every replica."""
 
 slow_apply_seconds = 0.010
-"""A command that takes longer is reported."""
+"""A command that takes longer is reported, unless `Config.slow_apply_threshold` says otherwise."""
 
 local_exceptions = (MemoryError, OSError)
 """What `apply` may raise because of this machine alone; `TimeoutError` is an `OSError`."""
@@ -55,7 +55,12 @@ class Applier:
     """Runs jobs for one replica; see the module's text."""
 
     def __init__(
-        self, machine: StateMachine, *, timer: Callable[[], float], skip_indexes: frozenset[int] = frozenset()
+        self,
+        machine: StateMachine,
+        *,
+        timer: Callable[[], float],
+        skip_indexes: frozenset[int] = frozenset(),
+        slow_seconds: float = slow_apply_seconds,
     ) -> None:
         self.machine = machine
         self.sessions = SessionTable(max_sessions=max_sessions)
@@ -67,6 +72,7 @@ class Applier:
         self._driver = ClockDriver(machine)
         self._timer = timer
         self._skip_indexes = skip_indexes
+        self._slow_seconds = slow_seconds
         self._failure: LocalFailure | None = None
         self._report = _Report()
 
@@ -155,6 +161,7 @@ class Applier:
     def _apply_commands(self, entry: Entry, commands: list[bytes], position: int) -> list[Answer]:
         answers: list[Answer] = []
         append, apply, at, timer = answers.append, self.machine.apply, self._driver.at, self._timer
+        slow = self._slow_seconds
         before = timer()
         for command in commands:
             at(position)
@@ -173,7 +180,7 @@ class Applier:
                 self._fail(entry.index, trouble)
                 break
             now = timer()
-            if now - before > slow_apply_seconds:
+            if now - before > slow:
                 self._report.slow.append((entry.index, len(command), now - before))
             before = now
         return answers

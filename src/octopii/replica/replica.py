@@ -115,7 +115,9 @@ class Replica:
         self.disk = DiskRoom(config, vfs=vfs, folder=folder)
         self.vitals = Vitals(config)
         self.identity = IdentityStore(log, prefix=prefix, node_id=config.node_id, new_storage_id=random_id)
-        self.snapshots = SnapshotStore(log, prefix=prefix, vfs=vfs, folder=folder)
+        self.snapshots = SnapshotStore(
+            log, prefix=prefix, vfs=vfs, folder=folder, sync_bytes=config.snapshot_sync_bytes
+        )
         self.store = LogStore(
             log, prefix=prefix, cache_bytes=config.entry_cache_bytes, newest_snapshot=self.snapshots.raft_snapshot
         )

@@ -22,8 +22,8 @@ from octopii.walrus.vfs import File, FileSystem
 from octopii.wire.codec import decoded
 from octopii.wire.frames import MalformedMessage
 
-sync_every_bytes = 4 << 20
-"""Bytes of a snapshot that are written between two syncs."""
+default_sync_bytes = 4 << 20
+"""Bytes of a snapshot that are written between two syncs; nodes have `Config.snapshot_sync_bytes`."""
 
 copy_bytes = 1 << 20
 """Bytes read at a time when a payload is verified."""
@@ -52,8 +52,11 @@ def decode_manifest(data: bytes) -> Manifest:
 class SnapshotStore:
     """The snapshots of one node. `write` may run on any thread; all else belongs to the replica's."""
 
-    def __init__(self, log: Log, *, prefix: str, vfs: FileSystem, folder: str) -> None:
+    def __init__(
+        self, log: Log, *, prefix: str, vfs: FileSystem, folder: str, sync_bytes: int = default_sync_bytes
+    ) -> None:
         self._walrus = log
+        self._sync_bytes = sync_bytes
         self._topic = f"{prefix}/snapshots"
         self._vfs = vfs
         self._folder = folder
@@ -108,7 +111,7 @@ class SnapshotStore:
                     digest.update(chunk)
                     size += len(chunk)
                     unsynced += len(chunk)
-                    if unsynced >= sync_every_bytes:
+                    if unsynced >= self._sync_bytes:
                         file.datasync()
                         unsynced = 0
                 file.datasync()
@@ -173,7 +176,8 @@ class SnapshotStore:
     def receive(self, manifest: Manifest) -> "Incoming":
         """Begin a payload that arrives from another node."""
         name = manifest.file_name
-        return Incoming(self._vfs, self._folder, self._path(_incoming_prefix + name), self._path(name), manifest)
+        paths = self._path(_incoming_prefix + name), self._path(name)
+        return Incoming(self._vfs, self._folder, paths, manifest, sync_bytes=self._sync_bytes)
 
 
 class Payload:
@@ -199,16 +203,18 @@ class Payload:
 class Incoming:
     """A payload on its way in: chunks come in order, and `finish` makes it durable under its final name."""
 
-    def __init__(self, vfs: FileSystem, folder: str, path: str, final_path: str, manifest: Manifest) -> None:
+    def __init__(
+        self, vfs: FileSystem, folder: str, paths: tuple[str, str], manifest: Manifest, *, sync_bytes: int
+    ) -> None:
         self._vfs = vfs
         self._folder = folder
-        self._path = path
-        self._final_path = final_path
+        self._path, self._final_path = paths
+        self._sync_bytes = sync_bytes
         self.manifest = manifest
         self.position = 0
         self._unsynced = 0
         self._digest = xxhash.xxh3_64()
-        self._file = vfs.open(path, create=True)
+        self._file = vfs.open(self._path, create=True)
         self._file.truncate(0)
 
     @property
@@ -224,7 +230,7 @@ class Incoming:
         self._digest.update(data)
         self.position += len(data)
         self._unsynced += len(data)
-        if self._unsynced >= sync_every_bytes:
+        if self._unsynced >= self._sync_bytes:
             self._file.datasync()
             self._unsynced = 0
         return True
