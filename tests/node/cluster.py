@@ -137,6 +137,7 @@ async def running(folder: Path, size: int = 3, **settings: Any) -> AsyncIterator
         await cluster.start()
         leader = await cluster.leader()
         await leader.propose(b"SET ready yes", timeout=patience)
+        await cluster.agree()  # until a member has joined, the others may not be able to do without the founder
         yield cluster
     finally:
         with contextlib.suppress(OctopiiError):

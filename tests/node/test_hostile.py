@@ -101,6 +101,7 @@ def test_silent_connections_are_closed_and_bounded(tmp_path: Path, caplog: pytes
             assert all(end == b"" or isinstance(end, ConnectionError) for end in ends)
             for _, writer in connections:
                 writer.close()
+            await asyncio.gather(*(writer.wait_closed() for _, writer in connections), return_exceptions=True)
 
         await wave()
         before = _memory_bytes()
@@ -139,6 +140,7 @@ def test_connections_beyond_the_limit_are_closed(tmp_path: Path) -> None:
             assert await client.query(b"GET alive", timeout=patience) == b"yes"
         for _, writer in held:
             writer.close()
+        await asyncio.gather(*(writer.wait_closed() for _, writer in held), return_exceptions=True)
         await cluster.stop()
 
     asyncio.run(play())
@@ -170,6 +172,8 @@ def test_a_client_that_takes_no_answers_is_not_read_from(tmp_path: Path) -> None
         assert connection.unsent_bytes < 64 << 20
         assert await node.query(b"GET alive", timeout=patience) == b"yes"
         writer.transport.abort()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
         await until(lambda: not _server(node)._admitted, "the connection is gone")
         await cluster.stop()
 

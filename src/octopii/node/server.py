@@ -6,6 +6,7 @@ taken them.
 """
 
 import asyncio
+import collections
 import logging
 import ssl
 from collections.abc import Callable
@@ -17,12 +18,17 @@ from octopii.node.transport import Connection, Frames, unexpected
 from octopii.wire.frames import FrameType, encode_frame
 from octopii.wire.handshake import Handshake, Hello, Role
 from octopii.wire.peer_frames import PeerOutput, decode_peer_frame
-from octopii.wire.requests import Reply, Request, decode_request, encode_reply
+from octopii.wire.requests import Reply, Request, SessionEnd, decode_request, encode_reply
 
 logger = logging.getLogger("octopii.node")
 
 max_logged_faults = 10
 """Addresses whose faults are remembered, so that each is logged once and no flood fills the log."""
+
+
+max_client_requests = 256
+"""Requests of one client that are under way; those behind them wait, and nothing more is read from it. A client gathers
+its calls, so that one request carries many."""
 
 
 class Service(Protocol):
@@ -67,6 +73,8 @@ class Server:
         self._server: asyncio.Server | None = None
         self._strangers: dict[Connection, asyncio.TimerHandle] = {}
         self._admitted: set[Connection] = set()
+        self._backlog: dict[Connection, collections.deque[Request]] = {}
+        self._under_way: dict[Connection, int] = {}
         self._faults: dict[str, int] = {}
         self.refused_connections = 0
 
@@ -116,6 +124,8 @@ class Server:
         if peer.is_node:
             self._service.peer_arrived(peer)
         else:
+            self._backlog[connection] = collections.deque()
+            self._under_way[connection] = 0
             self._service.client_arrived(connection)
 
     def frames_arrived(self, connection: Connection, frames: Frames) -> None:
@@ -123,17 +133,37 @@ class Server:
         peer = connection.peer
         assert peer is not None
         if peer.role is Role.CLIENT:
-            asked: list[Request] = []
+            backlog = self._backlog[connection]
             for frame_type, payload in frames:
                 if frame_type != FrameType.REQUEST:
                     raise unexpected(frame_type, "a client's connection")
-                asked.append(decode_request(payload))
-            self._service.client_asked(connection, asked)
+                backlog.append(decode_request(payload))
+            self.go_on(connection)
             return
         outputs: list[PeerOutput] = []
         for frame_type, payload in frames:
             outputs += decode_peer_frame(frame_type, payload, sender=peer.node_id, to=self._config.node_id)
         self._service.peer_said(peer.node_id, outputs)
+
+    def go_on(self, connection: Connection, answered: int = 0) -> None:
+        """Take a client's requests as far as the limits allow, after so many were answered; read on when none waits."""
+        backlog = self._backlog.get(connection)
+        if backlog is None:
+            return
+        under_way = max(0, self._under_way[connection] - answered)
+        full = connection.unsent_bytes > self._config.client_queue_bytes
+        asked: list[Request] = []
+        while backlog and under_way < max_client_requests and not full:
+            request = backlog.popleft()
+            under_way += not isinstance(request, SessionEnd)  # the one that nobody answers
+            asked.append(request)
+        self._under_way[connection] = under_way
+        if asked:
+            self._service.client_asked(connection, asked)
+        if backlog or full:
+            connection.pause_reading()
+        else:
+            connection.resume_reading()
 
     def closed(self, connection: Connection, error: BaseException | None) -> None:
         """A connection is gone."""
@@ -142,6 +172,8 @@ class Server:
             timer.cancel()
         if isinstance(error, OctopiiError):
             self.note(connection, str(error))
+        self._backlog.pop(connection, None)
+        self._under_way.pop(connection, None)
         if connection in self._admitted:
             self._admitted.discard(connection)
             if connection.peer is not None and connection.peer.role is Role.CLIENT:

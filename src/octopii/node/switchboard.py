@@ -95,12 +95,12 @@ class Switchboard:
         """Answer a client. One that does not take its answers is not read from until it has."""
         connection.write(b"".join(encode_replies(replies)))
         if connection.unsent_bytes > self._config.client_queue_bytes:
-            connection.pause_reading()
             self._loop.call_later(self._config.tick_interval, self._maybe_resume, connection)
+        self._server.go_on(connection, sum(not isinstance(reply, LeaderHint) for reply in replies))
 
     def _maybe_resume(self, connection: Connection) -> None:
         if connection.unsent_bytes <= self._config.client_queue_bytes // 2:
-            connection.resume_reading()
+            self._server.go_on(connection)
         elif connection.is_open:
             self._loop.call_later(self._config.tick_interval, self._maybe_resume, connection)
 
