@@ -38,6 +38,8 @@ SECONDS_PER_TICK = 0.1
 ELECTION_TICKS = 10
 MAX_LINK_MESSAGES = 64
 MAX_ROUNDS = 300
+# One entry a message and one message under way is two rounds an entry: enough for the longest log of a schedule.
+MAX_QUIET_ROUNDS = 3000
 NO_LIMIT = 1 << 40
 STAGES = ("ready", "persist", "apply")
 
@@ -466,14 +468,14 @@ class Cluster:
 
     def stabilize(self, ways: list[tuple[int, int]] | None = None, *, until: str | None = None) -> None:
         """Deliver until nothing is in flight, or until a message of type `until` is."""
-        for _ in range(MAX_ROUNDS):
+        for _ in range(MAX_QUIET_ROUNDS):
             if until is not None and any(text.kind(m) == until for link in self.links.values() for m in link):
                 return
             for peer in self.live():
                 self.after(peer, self.outline(peer))
             if not self.deliver_round(ways):
                 return
-        raise Violation("quiet", f"messages still flow after {MAX_ROUNDS} rounds")
+        raise Violation("quiet", f"messages still flow after {MAX_QUIET_ROUNDS} rounds")
 
     def cut_links(self, one: int, other: int) -> None:
         """Cut both directions between two nodes; what was in flight is lost."""
