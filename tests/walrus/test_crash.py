@@ -5,10 +5,13 @@ batch is whole or absent; what was cut, truncated or trimmed never returns, not 
 goes back beyond its mode's promise; the log accepts appends, verifies, and shows them after the next crash.
 """
 
+import errno
+import os
 import random
 
 import pytest
 
+from octopii.errors import LogFull, LogPoisoned
 from octopii.walrus.memory_vfs import (
     MemoryFileSystem,
     Operation,
@@ -207,36 +210,63 @@ class Lives:
         self.system = MemoryFileSystem()
         self.system.make_folder(folder)
         self.tag = 0
+        self.faulty = self.rng.random() < 0.3
 
     def live(self, steps: int) -> None:
         """Open, compare, take random steps; the power goes at a random operation, and often in recovery."""
         countdown = self.rng.randrange(1, 12 * steps)
 
-        def hook(_operation: Operation) -> None:
+        fault = self.rng.randrange(countdown) if self.faulty and self.rng.random() < 0.3 else 0
+
+        def hook(operation: Operation) -> None:
             nonlocal countdown
             countdown -= 1
             if countdown == 0:
                 raise PowerLoss
+            if countdown == fault and operation.kind != "store":  # those can't fail: the space is there
+                raise OSError(errno.EIO, os.strerror(errno.EIO), operation.path)
             if self.rng.random() < 0.05:
                 self.system.write_back(survive_randomly(self.rng))
 
         self.system.faults.before = hook
         try:
             log = CoreLog(self.system, eager=self.eager, lag=self.model.lag)
+        except (PowerLoss, OSError, LogPoisoned):
+            self._lose_power()
+            return
+        try:
             shown = log.look()
             self.model.check(shown)
             self.model.adopt(shown)
             for _ in range(steps):
-                self.tag += 1
-                take(log, self.model, random_step(self.rng, self.model, topics=topics, sizes=sizes, tag=f"{self.tag}"))
+                self._step(log)
             assert_newest(self.model, log)
             if self.rng.random() < 0.3:
                 log.close()
                 self.model.settle()
-        except PowerLoss:
+        except (PowerLoss, LogPoisoned):
             pass
+        self._lose_power()
+
+    def _lose_power(self) -> None:
         self.system.faults.before = None
+        self.system.faults.capacity = None
         self.system.crash(survive_randomly(self.rng))
+
+    def _step(self, log: CoreLog) -> None:
+        """One random step; on a full disk it may be refused, and then it leaves no trace."""
+        self.tag += 1
+        step = random_step(self.rng, self.model, topics=topics, sizes=sizes, tag=f"{self.tag}")
+        if self.faulty and self.rng.random() < 0.2:
+            room = self.rng.choice((0, 0, 2000, 10_000))
+            self.system.faults.capacity = self.rng.choice((None, self.system.used_bytes() + room))
+        before = self.model.copy()
+        try:
+            take(log, self.model, step)
+        except LogFull:
+            assert self.system.faults.capacity is not None
+            self.model = before
+            assert_newest(self.model, log)
 
 
 def assert_newest(model: Model, log: CoreLog) -> None:

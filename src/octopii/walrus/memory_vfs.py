@@ -468,7 +468,11 @@ class MemoryFileSystem:
         """Bytes that can still be allocated."""
         if self.faults.capacity is None:
             return 1 << 60
-        return max(0, self.faults.capacity - sum(len(inode.live) for inode in set(self._names.values())))
+        return max(0, self.faults.capacity - self.used_bytes())
+
+    def used_bytes(self) -> int:
+        """Bytes that all files have together: what `Faults.capacity` limits."""
+        return sum(len(inode.live) for inode in set(self._names.values()))
 
     # --- inside -------------------------------------------------------------------------------------------------
 
