@@ -32,6 +32,7 @@ from octopii.cli.exits import (
 from octopii.config import Config
 from octopii.errors import ConfigError, ShuttingDown
 from octopii.node import BlockingNode
+from octopii.node.security import server_context
 from octopii.replica.backup import found_from_file
 from octopii.replica.founding import CLUSTER_ID_BYTES
 from octopii.replica.replica import GROUP
@@ -163,6 +164,7 @@ def serve(
         if peer:
             overrides["peers"] = parse_peers(peer)
         chosen = Config.from_toml(config, **overrides) if config is not None else Config(**overrides)
+        server_context(chosen)  # files that cannot be used are found before a folder is made
         loaded = load_machine(machine)
         if restore is not None:
             _restore(restore, chosen)
