@@ -319,3 +319,9 @@ def test_unsynced_is_lost_without_sync() -> None:
     log.take(Append("t", b"lost"))
     assert CoreLog(system.after_crash(survive_none)).look() == {}
     assert CoreLog(system.after_crash(survive_all)).look()["t"].items == (b"lost",)
+
+
+@pytest.mark.parametrize("seed", [101_074, 300_545, 300_995])
+def test_lives_that_went_wrong_once(seed: int) -> None:
+    """Seeds that found a cursor not following a cut, and a failed write of a mark that went by its own name."""
+    _live_six_times(seed)

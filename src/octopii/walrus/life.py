@@ -119,7 +119,8 @@ class LogLife:
     def begin_sync(self, *, idle: bool = False) -> SyncTicket | None:
         """Note what is to be made durable; None when nothing is, or when a sync is under way already.
 
-        With `idle` the marks are written that vouch for the last records, even if nothing else waits.
+        With `idle` the marks are written that vouch for the last records, even if nothing else waits. Raises
+        `LogPoisoned`, `LogClosed`.
         """
         self._check_open()
         if self._ticket is not None:
@@ -127,11 +128,14 @@ class LogLife:
         writer, dirty = self._writer, self._writer.dirty
         if not self.has_unsynced and not (idle and self.has_unmarked):
             return None
-        for topic in self._quiet:
-            if not topic.dirty and topic.segment is not None:
-                writer.mark(topic)
-        if writer.seals:
-            writer.seal()
+        try:
+            for topic in self._quiet:
+                if not topic.dirty and topic.segment is not None:
+                    writer.mark(topic)
+            if writer.seals:
+                writer.seal()
+        except OSError as error:
+            self._fail(error)
         covered = []
         for topic in dirty:
             topic.dirty = False
