@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from octopii.config import Config
-from octopii.errors import OctopiiError, RefusedError
+from octopii.errors import LogFull, OctopiiError, RefusedError
 from octopii.raft import Message
 from octopii.replica.applier import Applier
 from octopii.replica.founding import facts_of
@@ -283,6 +283,9 @@ class Node:
             )
         except PowerLoss:
             self.crash()
+            return
+        except (LogFull, OSError):
+            assert self.vfs.faults.capacity is not None, "only a full disk excuses a node that does not start"
             return
         self.up = True
         self.enter(lambda: None)

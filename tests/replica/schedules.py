@@ -53,9 +53,10 @@ class Schedule:
         for _ in range(rng.randint(1, 3)):
             cluster.client()
         actions = self._actions()
+        pace = rng.choice((1, 1, 1, 4))
         for _ in range(self.steps):
             rng.choice(actions)()
-            cluster.world.run(rng.choice((0.0, 0.001, 0.01, 0.05, 0.3)))
+            cluster.world.run(pace * rng.choice((0.0, 0.001, 0.01, 0.05, 0.3)))
         self._end()
 
     def _set_weather(self) -> None:
@@ -91,13 +92,16 @@ class Schedule:
             self.turn_clock,
             self.crash_in_operation,
             self.end_session,
+            self.fill,
+            self.make_room,
+            self.trouble,
         ]
         return frequent + [kind for kind in kinds if self.rng.random() < 0.7]
 
     def _end(self) -> None:
         cluster = self.cluster
         for node in cluster.nodes.values():
-            if node.up and node.replica.refused is not None:
+            if node.up and (node.replica.refused is not None or node.machine.trouble is not None):
                 node.crash()
             if node.broken is not None:
                 raise AssertionError(f"seed {self.seed}: node {node.id} stopped") from node.broken
@@ -201,6 +205,32 @@ class Schedule:
         if nodes:
             node = self.rng.choice(nodes)
             node.stall_disk(not node.paused_sync)
+
+    def fill(self) -> None:
+        """Leave little room on a disk, or none."""
+        node = self.rng.choice(list(self.cluster.nodes.values()))
+        node.vfs.faults.capacity = None
+        if node.up:
+            folder = f"/node-{node.id}"
+            used = sum(len(node.vfs.contents(f"{folder}/{name}")) for name in node.vfs.list_folder(folder))
+            node.vfs.faults.capacity = used + self.rng.choice((0, 4 * KIB, 40 * KIB, 100 * KIB, 200 * KIB))
+
+    def make_room(self) -> None:
+        """Free all disks."""
+        for node in self.cluster.nodes.values():
+            node.vfs.faults.capacity = None
+
+    def trouble(self) -> None:
+        """Run out of memory in `apply` on one machine, once."""
+        nodes = self._up()
+        if not nodes or self.rng.random() < 0.5:
+            return
+        node = self.rng.choice(nodes)
+
+        def fail(_command: bytes) -> None:
+            raise MemoryError
+
+        node.machine.trouble = fail
 
     def end_session(self) -> None:
         """A client stops using its session at once: calls with late answers meet a session that is gone."""
