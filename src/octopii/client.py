@@ -442,6 +442,8 @@ class BlockingClient(BlockingOperations):
         try:
             return operation.convert(future.result(seconds + close_seconds))
         except concurrent.futures.TimeoutError:
+            if future.done():
+                raise  # the call's own `CallTimeout`, which is a `TimeoutError` too
             raise CallTimeout(f"the client's thread did not answer within {seconds:g} s") from None
 
     def _run_one(self, kind: Kind, command: bytes, timeout: float | None) -> bytes:
@@ -452,6 +454,8 @@ class BlockingClient(BlockingOperations):
         try:
             return value_of(future.result(seconds + close_seconds))
         except concurrent.futures.TimeoutError:
+            if future.done():
+                raise  # the call's own `CallTimeout`, which is a `TimeoutError` too
             future.cancel()
             raise CallTimeout(f"the client's thread did not answer within {seconds:g} s") from None
 

@@ -235,6 +235,8 @@ class Host:
         try:
             return value_of(future.result(seconds + shutdown_seconds))
         except concurrent.futures.TimeoutError:
+            if future.done():
+                raise  # the call's own `CallTimeout`, which is a `TimeoutError` too
             future.cancel()
             raise CallTimeout(f"node {self.config.node_id} did not answer within {seconds:g} s") from None
 
@@ -263,6 +265,8 @@ class Host:
             # The node answers at the deadline; should its thread have died, this is the way out.
             return operation.convert(future.result(seconds + shutdown_seconds))
         except concurrent.futures.TimeoutError:
+            if future.done():
+                raise  # the call's own `CallTimeout`, which is a `TimeoutError` too
             self._cancel(started)
             raise CallTimeout(f"node {self.config.node_id} did not answer within {seconds:g} s") from None
 

@@ -20,6 +20,9 @@ from octopii.replica.jobs import Queried, QueryJob
 from octopii.replica.work import Origin, Outbox
 from octopii.wire.requests import Consistency, Done, Failure, FailureKind, Query, QueryAnswers, ReadIndex
 
+answered_before = 0.9
+"""Part of a query's time after which a node that found no leader says so, while the caller can still hear it."""
+
 
 class Question(msgspec.Struct, frozen=True, gc=False):
     """Queries of one request, none for the read index itself, and when their caller stops waiting."""
@@ -68,7 +71,8 @@ class Reads:
         if error is not None:
             self._outbox.reply(origin, self._leadership.failure(error, request.request_id))
             return
-        question = Question(origin, request.request_id, request.commands, now + request.timeout_ns / 1e9)
+        deadline = now + request.timeout_ns / 1e9 * answered_before
+        question = Question(origin, request.request_id, request.commands, deadline)
         self._pending += len(request.commands)
         if request.consistency is Consistency.STALE:
             self._ask(Asked([question], lease=False))

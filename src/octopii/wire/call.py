@@ -488,7 +488,9 @@ class CallMachine:
 
     def _late_error(self, call: Call) -> OctopiiError:
         """Why a call whose deadline has come has no answer."""
-        if not call.certainly_not_applied:
+        carrier = call.carrier
+        changes_nothing = isinstance(carrier, Single) and carrier.repeatable and call.refusal is not None
+        if not call.certainly_not_applied and not changes_nothing:
             return CallTimeout("no answer came in time; the call may have been applied, or may yet be")
         refusal = call.refusal or self._last_refusal
         if refusal is not None and refusal.kind in NOT_APPLIED_KINDS:
