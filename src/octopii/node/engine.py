@@ -76,6 +76,7 @@ class Engine:
         self._wake_timer: asyncio.TimerHandle | None = None
         self._sync_began = 0.0
         self._syncing = False
+        self._stopped = False
         self._changed = asyncio.Event()
         self.failed: BaseException | None = None
 
@@ -104,9 +105,14 @@ class Engine:
                 timer.cancel()
         self.calls.close(clock())
         await self.board.close()
+        self._stopped = True  # no turn from here on, or it might begin another sync
         await self._until(lambda: not self._syncing, deadline)
         await self._loop.run_in_executor(None, self._apply.stop)
         self.calls.give_up(ShuttingDown(f"node {self.config.node_id} has stopped"))
+        if self._syncing:
+            # The disk stands still. What was acknowledged is on it; the next start recovers as after a crash.
+            logger.error("node %d stops with a sync of its log still under way", self.config.node_id)
+            return
         self.replica.close()
 
     async def _until(self, condition: Callable[[], bool], deadline: float) -> None:
@@ -160,7 +166,7 @@ class Engine:
     def turn(self) -> None:
         """Think once, and carry out what follows."""
         self._turn_due = False
-        if self.failed is not None or self._in_turn:
+        if self.failed is not None or self._stopped or self._in_turn:
             return
         self._in_turn = True
         try:
