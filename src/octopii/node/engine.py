@@ -62,7 +62,12 @@ class Engine:
         self.calls = LocalCalls(config, rng=rng, request=lambda request: self.replica.request(LOCAL, request))
         self.board = Switchboard(config, self.replica, rng=rng, wake=self.wake, fail=self._broken)
         self._apply = ApplyThread(
-            Applier(machine, timer=time.perf_counter, skip_indexes=skip),
+            Applier(
+                machine,
+                timer=time.perf_counter,
+                skip_indexes=skip,
+                slow_seconds=config.slow_apply_threshold,
+            ),
             self.replica.snapshots,
             name=f"octopii-{config.node_id}",
             deliver=lambda results: self._from_thread(lambda: self._jobs_done(results)),
