@@ -22,7 +22,7 @@ import uvloop
 from octopii.config import parse_address
 from octopii.errors import CallTimeout, ConfigError, OctopiiError, RefusedError, ShuttingDown
 from octopii.node.gathering import Command, Gatherer
-from octopii.node.host import ThreadSink
+from octopii.node.host import ThreadSink, settle
 from octopii.node.operations import AsyncOperations, BlockingOperations, Kind, Operation, ask, value_of
 from octopii.node.security import make_context
 from octopii.node.transport import Connection, Frames, dial, unexpected
@@ -283,13 +283,7 @@ class _HereSink:
 
     def put(self, waiters: list[object], results: list[object]) -> None:
         """Resolve them now."""
-        for future, result in zip(waiters, results, strict=True):
-            assert isinstance(future, asyncio.Future)
-            if not future.done():
-                if isinstance(result, BaseException):
-                    future.set_exception(result)
-                else:
-                    future.set_result(result)
+        settle(waiters, results)
 
 
 _here = _HereSink()
@@ -341,11 +335,7 @@ class Client(AsyncOperations):
         core, future = self._started(), asyncio.get_running_loop().create_future()
 
         def resolve(result: object) -> None:
-            if not future.done():
-                if isinstance(result, BaseException):
-                    future.set_exception(result)
-                else:
-                    future.set_result(result)
+            settle([future], [result])
 
         call_id = core.begin(operation, self._settings.timeout if timeout is None else timeout, resolve)
         try:

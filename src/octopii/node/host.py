@@ -33,6 +33,17 @@ shutdown_seconds = 5.0
 """How long an orderly shutdown may take to hand over leadership and finish what is under way."""
 
 
+def settle(futures: list[object], results: list[object]) -> None:
+    """Resolve futures of the loop that this runs on; those that were cancelled meanwhile stay as they are."""
+    for future, result in zip(futures, results, strict=True):
+        assert isinstance(future, asyncio.Future)
+        if not future.done():
+            if isinstance(result, BaseException):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+
 class LoopSink:
     """Brings results back to the futures of one event loop, many at a time."""
 
@@ -69,13 +80,7 @@ class LoopSink:
         self._due = False
         batches, self._results = self._results, []
         for futures, results in batches:
-            for future, result in zip(futures, results, strict=True):
-                assert isinstance(future, asyncio.Future)
-                if not future.done():
-                    if isinstance(result, BaseException):
-                        future.set_exception(result)
-                    else:
-                        future.set_result(result)
+            settle(futures, results)
 
 
 class ThreadSink:
