@@ -1,13 +1,43 @@
 """Ready-made clusters for tests, and what has to be true of every one of them at the end."""
 
+from collections.abc import Callable
+from typing import cast
+
+from octopii import sim
 from octopii.config import Config
-from octopii.errors import NotApplied
+from octopii.errors import LogFull, NotApplied, OutcomeUnknown
+from octopii.sim import Asked, SimulatedClient, World
 from octopii.wire.requests import Consistency, Reply, Request
-from tests.replica.clients import Asked, Client, outcomes
-from tests.replica.driver import MachineMaker, Node, World
-from tests.replica.journal import Journal
+from tests.replica.journal import Journal, Ledger
 
 KIB = 1024
+
+MachineMaker = Callable[[Ledger], Journal]
+
+
+class Node(sim.Node):
+    """A machine of a test: its state machine is a `Journal`, and it may fail to start over a full disk alone."""
+
+    def __init__(self, cluster: "Cluster", config: Config) -> None:
+        super().__init__(cluster.world, config, machine=lambda: cluster.machine(cluster.ledger))
+
+    @property
+    def machine(self) -> Journal:
+        """The state machine."""
+        assert isinstance(self.applier.machine, Journal)
+        return self.applier.machine
+
+    def start(self) -> None:
+        """Boot."""
+        super().start()
+        error = self.start_error
+        if error is not None and not (isinstance(error, LogFull | OSError) and self.vfs.faults.capacity is not None):
+            raise error
+
+    def stop(self) -> None:
+        """Stop in good order, and wait for it."""
+        super().stop()
+        self.world.run_until(lambda: not self.up, what=f"node {self.id} has stopped")
 
 
 def config_of(node_id: int, members: int, **changes: object) -> Config:
@@ -43,12 +73,13 @@ class Cluster:
         self, seed: int, *, members: int = 3, machine: MachineMaker = Journal, start: bool = True, **changes: object
     ) -> None:
         self.world = World(seed)
+        self.ledger = Ledger()
         self.members = members
         self.machine = machine
         self.changes = changes
         for node_id in range(1, members + 1):
-            Node(self.world, config_of(node_id, members, **changes), machine=machine)
-        self.clients: list[Client] = []
+            Node(self, config_of(node_id, members, **changes))
+        self.clients: list[SimulatedClient] = []
         self._named = 0
         if start:
             self.start()
@@ -56,7 +87,7 @@ class Cluster:
     @property
     def nodes(self) -> dict[int, Node]:
         """All machines by number."""
-        return self.world.nodes
+        return cast(dict[int, Node], self.world.nodes)
 
     def start(self) -> None:
         """Boot all, and wait until the cluster takes calls."""
@@ -94,10 +125,11 @@ class Cluster:
         """Everybody who is up and does not lead."""
         return [node for node in self.nodes.values() if node.up and node is not self.leader]
 
-    def client(self, *, at: int | None = None, **options: object) -> Client:
+    def client(self, *, at: int | None = None, **options: object) -> SimulatedClient:
         """A new client, of one node or of all."""
         addresses = [self.nodes[at].address] if at is not None else None
-        client = Client(self.world, f"client-{len(self.clients)}", addresses=addresses, **options)  # type: ignore[arg-type]
+        name = f"client-{len(self.clients)}"
+        client = SimulatedClient(self.world, name, addresses=addresses, **options)  # type: ignore[arg-type]
         self.clients.append(client)
         return client
 
@@ -106,7 +138,7 @@ class Cluster:
         self._named += 1
         return b"name-%d" % self._named
 
-    def write(self, client: Client, count: int = 1) -> list[Asked]:
+    def write(self, client: SimulatedClient, count: int = 1) -> list[Asked]:
         """Append names, and wait until they are acknowledged."""
         asked = [client.propose(self.name()) for _ in range(count)]
         self.wait(*asked)
@@ -153,7 +185,7 @@ class Cluster:
         weather = world.weather
         weather.loss = weather.repeat = weather.reorder = weather.breaks = 0.0
         weather.delay, weather.job_time, weather.sync_time = (0.0002, 0.002), (0.0, 0.001), (0.0005, 0.002)
-        world.heal()
+        world.network.heal()
         for node in self.nodes.values():
             node.vfs.faults.capacity = None
             node.wall_offset = 0.0
@@ -171,7 +203,7 @@ class Cluster:
             what="all calls have ended",
         )
         self.wait_for_leader()
-        last = Client(world, "last", addresses=[self.leader.address] if self.leader else None)
+        last = SimulatedClient(world, "last", addresses=[self.leader.address] if self.leader else None)
         self.clients.append(last)
         end = last.propose(self.name(), timeout=100.0)
         self.wait(end, limit=100.0)
@@ -216,21 +248,21 @@ class Cluster:
         """Each answer is the position at which the name stands."""
         for client in self.clients:
             for asked in client.calls:
-                if asked.names and isinstance(asked.result, list):
-                    for name, answer in zip(asked.names, asked.result, strict=True):
+                if asked.consistency is None and asked.commands and isinstance(asked.result, list):
+                    for name, answer in zip(asked.commands, asked.result, strict=True):
                         told = answer if isinstance(answer, bytes) else b"0"
                         assert told == b"0" or names[int(told) - 1] == name, f"{name!r} was told {told!r}"
 
     def _check_queries(self, names: list[bytes]) -> None:
         """A query saw all that was acknowledged before it was asked, and nothing that was asked after its answer."""
         calls = [asked for client in self.clients for asked in client.calls]
-        asked_at = {name: asked.asked_at for asked in calls for name in asked.names}
+        asked_at = {name: asked.asked_at for asked in calls if asked.consistency is None for name in asked.commands}
         position = {name: place for place, name in enumerate(names, start=1)}
         known = sorted(
             (asked.ended_at, position[name])
             for asked in calls
-            if asked.result is not None
-            for name in asked.names
+            if asked.result is not None and asked.consistency is None
+            for name in asked.commands
             if name in position
         )
         for query in calls:
@@ -249,3 +281,23 @@ class Cluster:
 def is_not_applied(asked: Asked) -> bool:
     """Whether the caller was told that nothing was and nothing will be applied."""
     return isinstance(asked.error, NotApplied)
+
+
+def outcomes(clients: list[SimulatedClient]) -> tuple[set[bytes], set[bytes], set[bytes]]:
+    """The names that were acknowledged, those that are certainly absent, and those that may be there at most once."""
+    acknowledged: set[bytes] = set()
+    absent: set[bytes] = set()
+    unknown: set[bytes] = set()
+    for client in clients:
+        for asked in client.calls:
+            if asked.consistency is not None or not asked.commands:
+                continue
+            if isinstance(asked.result, list):
+                for name, answer in zip(asked.commands, asked.result, strict=True):
+                    (acknowledged if isinstance(answer, bytes) else absent).add(name)  # or it was rejected
+            elif isinstance(asked.error, NotApplied):
+                absent.update(asked.commands)
+            else:
+                assert asked.error is None or isinstance(asked.error, OutcomeUnknown), repr(asked.error)
+                unknown.update(asked.commands)
+    return acknowledged, absent, unknown

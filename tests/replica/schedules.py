@@ -6,11 +6,10 @@ One seed is one schedule, always the same. `run(seed)` raises when a promise is 
 import random
 from collections.abc import Callable
 
+from octopii.sim import SimulatedClient
 from octopii.wire import requests
 from octopii.wire.requests import Consistency, MemberChange, MemberOperation
-from tests.replica.clients import Client
-from tests.replica.clusters import KIB, Cluster, config_of
-from tests.replica.driver import Node
+from tests.replica.clusters import KIB, Cluster, Node, config_of
 from tests.replica.journal import Journal, Ledger
 
 
@@ -110,7 +109,7 @@ class Schedule:
 
     # --- what may happen ----------------------------------------------------------------------------------------
 
-    def _client(self) -> Client:
+    def _client(self) -> SimulatedClient:
         return self.rng.choice(self.cluster.clients)
 
     def _up(self) -> list[Node]:
@@ -165,15 +164,15 @@ class Schedule:
     def cut(self) -> None:
         """Break one link."""
         if len(self.cluster.nodes) > 1:
-            self.cluster.world.cut(*self.rng.sample(sorted(self.cluster.nodes), 2))
+            self.cluster.world.network.cut(*self.rng.sample(sorted(self.cluster.nodes), 2))
 
     def isolate(self) -> None:
         """Cut a node off."""
-        self.cluster.world.isolate(self.rng.choice(sorted(self.cluster.nodes)))
+        self.cluster.world.network.isolate(self.rng.choice(sorted(self.cluster.nodes)))
 
     def heal(self) -> None:
         """Mend the network."""
-        self.cluster.world.heal()
+        self.cluster.world.network.heal()
 
     def break_link(self) -> None:
         """A client loses its connection."""
@@ -248,7 +247,7 @@ class Schedule:
             return
         config = config_of(self.next_id, cluster.members, is_initial_leader=False, **cluster.changes)
         self.next_id += 1
-        node = Node(cluster.world, config, machine=self.machine)
+        node = Node(cluster, config)
         node.start()
         change = MemberChange(operation=MemberOperation.ADD_LEARNER, node_id=node.id, address=node.address)
         self._client().ask(requests.ChangeMembership(0, [change]), timeout=3.0)

@@ -2,9 +2,9 @@
 
 import pytest
 
+from octopii.sim.node import START_WALL
 from octopii.walrus.faults import survive_none
 from tests.replica.clusters import Cluster
-from tests.replica.driver import START_WALL
 
 
 @pytest.mark.parametrize("offset", [-3600.0, 3600.0, 1e9, -1e9])

@@ -2,8 +2,7 @@
 
 from octopii.errors import DiskFull
 from octopii.walrus.faults import survive_none
-from tests.replica.clusters import KIB, Cluster
-from tests.replica.driver import Node
+from tests.replica.clusters import KIB, Cluster, Node
 
 
 def fill(node: Node, left: int = 0) -> None:

@@ -4,8 +4,7 @@ from octopii.errors import RefusedError, RemovedNode, WipedNode
 from octopii.walrus.faults import survive_none
 from octopii.wire import requests
 from octopii.wire.requests import MemberChange, MemberOperation
-from tests.replica.clusters import Cluster, config_of
-from tests.replica.driver import Node
+from tests.replica.clusters import Cluster, Node, config_of
 
 
 def test_a_wiped_node_is_refused() -> None:
@@ -103,7 +102,7 @@ def test_of_two_initial_leaders_at_most_one_gets_a_cluster() -> None:
 def test_nodes_of_another_cluster_never_take_part() -> None:
     """A node that belongs to another cluster, added by mistake, is refused; neither log takes an entry of the other."""
     cluster = Cluster(5)
-    stranger = Node(cluster.world, config_of(4, 3, peers={}, is_initial_leader=True))
+    stranger = Node(cluster, config_of(4, 3, peers={}, is_initial_leader=True))
     stranger.start()
     cluster.world.run_until(lambda: stranger.replica.leadership.is_leader, what="node 4 is a cluster of its own")
     last = stranger.replica.store.last_index()
@@ -173,7 +172,7 @@ def test_a_learner_joins_catches_up_and_is_promoted() -> None:
     client = cluster.client()
     for _ in range(10):
         cluster.write(client)
-    node = Node(cluster.world, config_of(4, 3, is_initial_leader=False, **cluster.changes))
+    node = Node(cluster, config_of(4, 3, is_initial_leader=False, **cluster.changes))
     node.start()
     leader = cluster.wait_for_leader()
     add = MemberChange(operation=MemberOperation.ADD_LEARNER, node_id=4, address=node.address)

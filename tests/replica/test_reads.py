@@ -3,8 +3,7 @@
 import pytest
 
 from octopii.wire.requests import Consistency, Done, ReadIndex
-from tests.replica.clusters import Cluster
-from tests.replica.driver import Node
+from tests.replica.clusters import Cluster, Node
 
 
 @pytest.mark.parametrize("consistency", [Consistency.LINEARIZABLE, Consistency.LEASE])
@@ -56,14 +55,14 @@ def test_a_leader_that_was_cut_off_answers_no_query_with_old_state(consistency: 
         old = cluster.wait_for_leader()
         reader = cluster.client(at=old.id)
         cluster.write(reader)
-        cluster.world.isolate(old.id)
+        cluster.world.network.isolate(old.id)
         new = wait_for_another(cluster, old)
         writer = cluster.client(at=new.id)
         cluster.write(writer)
         query = reader.query(consistency, timeout=3.0)
         cluster.wait(query)
         assert query.result in (None, [b"2"])
-        cluster.world.heal()
+        cluster.world.network.heal()
         again = reader.query(consistency)
         cluster.wait(again)
         assert again.result == [b"2"]

@@ -4,8 +4,7 @@ from octopii.walrus.faults import survive_none
 from octopii.wire import requests
 from octopii.wire.codec import CallGroup
 from octopii.wire.requests import Failure, FailureKind, Propose, ProposeAnswers, SessionOpened, SessionRequest
-from tests.replica.clusters import Cluster
-from tests.replica.driver import Node
+from tests.replica.clusters import Cluster, Node
 
 TTL = 3600 * 10**9
 

@@ -5,8 +5,7 @@ import pytest
 from octopii.walrus.faults import Operation, PowerLoss, Survives, survive_all, survive_none
 from octopii.wire import requests
 from octopii.wire.requests import Done
-from tests.replica.clusters import KIB, Cluster
-from tests.replica.driver import Node
+from tests.replica.clusters import KIB, Cluster, Node
 from tests.replica.journal import Journal, Ledger
 
 
@@ -62,10 +61,10 @@ def test_a_snapshot_is_sent_by_force() -> None:
     leader = cluster.wait_for_leader()
     follower = cluster.followers[0]
     cluster.reply(leader, requests.ForceSnapshot(1))
-    cluster.world.cut(leader.id, follower.id)
+    cluster.world.network.cut(leader.id, follower.id)
     cluster.write(cluster.client(at=leader.id), 5)
     cluster.reply(leader, requests.ForceSnapshot(2))
-    cluster.world.heal()
+    cluster.world.network.heal()
     cluster.world.run_until(lambda: follower.id in leader.replica.connected, what="they have met again")
     reply = cluster.reply(leader, requests.ForceSnapshotToPeer(3, follower.id))
     assert isinstance(reply, Done), reply
@@ -79,12 +78,12 @@ def test_a_peer_that_lags_far_behind_is_sent_a_snapshot_where_that_is_less() -> 
     cluster = Cluster(5, snapshot_lag_threshold=20, log_keep_entries=1000, snapshot_every_entries=50)
     follower = cluster.followers[0]
     leader = cluster.wait_for_leader()
-    cluster.world.isolate(follower.id)
+    cluster.world.network.isolate(follower.id)
     client = cluster.client(at=leader.id)
     for _ in range(80):
         cluster.wait(client.propose(b"y" * 500))
     assert leader.replica.store.first_index() == 1
-    cluster.world.heal()
+    cluster.world.network.heal()
     cluster.world.run_until(lambda: cluster.applied(follower), what="the follower has caught up")
     assert follower.replica.snapshots.newest is not None
     assert follower.replica.store.first_index() > 1
@@ -109,7 +108,7 @@ def test_a_transfer_goes_on_where_it_broke_off() -> None:
 
     cluster.world.run_until(half_way, what="the transfer is half-way")
     incoming = receiver._incoming
-    connection = cluster.world.connection(leader.id, 3)
+    connection = cluster.world.network.connection(leader.id, 3)
     assert connection is not None
     connection.close()
     cluster.world.run_until(lambda: cluster.applied(node), what="the follower has caught up")
@@ -126,7 +125,7 @@ def test_compaction_is_at_one_index_on_three_replicas() -> None:
     cluster.write(client, 3)
     reply = cluster.reply(cluster.followers[0], requests.CompactRequest(1))
     assert isinstance(reply, Done)
-    assert reply.index in cluster.world.ledger.compacted
+    assert reply.index in cluster.ledger.compacted
     cluster.world.run(5.0)
     cluster.nodes[2].crash(survive_none)
     cluster.nodes[2].start()
@@ -134,8 +133,8 @@ def test_compaction_is_at_one_index_on_three_replicas() -> None:
     cluster.settle()
     counts = {node.machine.state.compactions for node in cluster.nodes.values()}
     assert len(counts) == 1
-    assert counts == {len(cluster.world.ledger.compacted)}
-    assert len(cluster.world.ledger.compacted) >= 6
+    assert counts == {len(cluster.ledger.compacted)}
+    assert len(cluster.ledger.compacted) >= 6
 
 
 def test_a_snapshot_that_raises_keeps_the_log_and_is_tried_again() -> None:

@@ -5,8 +5,7 @@ import pytest
 from octopii.walrus.faults import survive_none
 from octopii.wire import requests
 from octopii.wire.codec import ApplyFailedAnswer, CommandErrorAnswer
-from tests.replica.clusters import Cluster
-from tests.replica.driver import Node
+from tests.replica.clusters import Cluster, Node
 
 
 def fail_on(node: Node, name: bytes, trouble: BaseException) -> None:

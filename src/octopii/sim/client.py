@@ -1,29 +1,36 @@
-"""Clients of a simulated cluster, and what became of each of their calls."""
+"""A program of a simulated world that calls the cluster: `wire/call.py`'s machine on links that break."""
 
 import random
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from octopii.errors import NotApplied, OctopiiError, OutcomeUnknown
+from octopii.errors import OctopiiError
 from octopii.wire.call import CallLimits, CallMachine, Fail, Resolve, Result
 from octopii.wire.courier import Send
 from octopii.wire.links import Connect, Disconnect, LinkLimits
 from octopii.wire.requests import Consistency, LeaderHint, Reply, Request
-from tests.replica.driver import Node, World
+
+if TYPE_CHECKING:
+    from octopii.sim.node import Node
+    from octopii.sim.world import World
 
 LIMITS = CallLimits(try_timeout=0.6, links=LinkLimits(dial_timeout=0.3, delay_min=0.02, delay_max=0.3, shun=0.3))
+"""Short, as the clusters' own timeouts are."""
 
 
 class Asked(msgspec.Struct, eq=False):
     """A call, and how it ended: a result, an error, or neither yet."""
 
-    names: list[bytes]
+    commands: list[bytes]
     asked_at: float
     consistency: Consistency | None = None
+    """None for calls that are no queries."""
     ended_at: float = 0.0
     result: Result | None = None
     error: OctopiiError | None = None
+    on_end: Callable[["Asked"], None] | None = None
 
     @property
     def done(self) -> bool:
@@ -31,11 +38,11 @@ class Asked(msgspec.Struct, eq=False):
         return self.result is not None or self.error is not None
 
 
-class Client:
-    """A program that talks to the cluster by `CallMachine`, on a link that breaks when its node does."""
+class SimulatedClient:
+    """One program, with a session of its own."""
 
     def __init__(
-        self, world: World, name: str, *, addresses: list[str] | None = None, limits: CallLimits = LIMITS
+        self, world: "World", name: str, *, addresses: list[str] | None = None, limits: CallLimits = LIMITS
     ) -> None:
         self.world = world
         self.name = name
@@ -50,23 +57,29 @@ class Client:
 
     # --- calls --------------------------------------------------------------------------------------------------
 
-    def propose(self, *names: bytes, timeout: float = 10.0) -> Asked:
-        """Have names appended to the journal."""
-        call = self.machine.propose(list(names), deadline=self.world.now + timeout)
-        return self._began(call, list(names))
+    def propose(self, *commands: bytes, timeout: float = 10.0) -> Asked:
+        """Have commands applied."""
+        call = self.machine.propose(list(commands), deadline=self.world.now + timeout)
+        return self._began(call, list(commands))
 
-    def query(self, consistency: Consistency = Consistency.LINEARIZABLE, *, timeout: float = 10.0) -> Asked:
-        """Ask how long the journal is."""
+    def query(
+        self,
+        consistency: Consistency = Consistency.LINEARIZABLE,
+        *,
+        command: bytes = b"",
+        timeout: float = 10.0,
+    ) -> Asked:
+        """Ask the state machine."""
         now = self.world.now
-        call = self.machine.query([b""], consistency=consistency, deadline=now + timeout, now=now)
-        return self._began(call, [], consistency)
+        call = self.machine.query([command], consistency=consistency, deadline=now + timeout, now=now)
+        return self._began(call, [command], consistency)
 
     def ask(self, request: Request, *, timeout: float = 10.0) -> Asked:
         """Ask anything else."""
         return self._began(self.machine.ask(request, deadline=self.world.now + timeout), [])
 
-    def _began(self, call: int, names: list[bytes], consistency: Consistency | None = None) -> Asked:
-        asked = Asked(names, self.world.now, consistency)
+    def _began(self, call: int, commands: list[bytes], consistency: Consistency | None = None) -> Asked:
+        asked = Asked(commands, self.world.now, consistency)
         self.calls.append(asked)
         self._by_id[call] = asked
         self.pump()
@@ -103,6 +116,8 @@ class Client:
         asked = self._by_id.pop(call)
         assert not asked.done
         asked.result, asked.error, asked.ended_at = result, error, self.world.now
+        if asked.on_end is not None:
+            asked.on_end(asked)
 
     # --- links --------------------------------------------------------------------------------------------------
 
@@ -167,23 +182,3 @@ class Client:
                 node.take_request(origin, request)
 
         world.at(world.between(world.weather.delay), arrive)
-
-
-def outcomes(clients: list[Client]) -> tuple[set[bytes], set[bytes], set[bytes]]:
-    """The names that were acknowledged, those that are certainly absent, and those that may be there at most once."""
-    acknowledged: set[bytes] = set()
-    absent: set[bytes] = set()
-    unknown: set[bytes] = set()
-    for client in clients:
-        for asked in client.calls:
-            if not asked.names:
-                continue
-            if isinstance(asked.result, list):
-                for name, answer in zip(asked.names, asked.result, strict=True):
-                    (acknowledged if isinstance(answer, bytes) else absent).add(name)  # or it was rejected
-            elif isinstance(asked.error, NotApplied):
-                absent.update(asked.names)
-            else:
-                assert asked.error is None or isinstance(asked.error, OutcomeUnknown), repr(asked.error)
-                unknown.update(asked.names)
-    return acknowledged, absent, unknown
