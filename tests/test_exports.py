@@ -59,7 +59,9 @@ def test_errors_have_one_root() -> None:
     errors = importlib.import_module("octopii.errors")
     for name in ERRORS.split():
         assert issubclass(getattr(errors, name), errors.OctopiiError)
-    defined = {name for name, value in vars(errors).items() if inspect.isclass(value)}
+    classes = [value for value in vars(errors).values() if inspect.isclass(value)]
+    defined = {value.__name__ for value in classes if value.__module__ == errors.__name__}
+    assert set(ERRORS.split()) <= defined
     assert all(issubclass(getattr(errors, name), errors.OctopiiError) for name in defined)
 
 

@@ -345,10 +345,6 @@ class Client(AsyncOperations):
                 core.cancel(call_id)
             raise
 
-    async def call(self, command: bytes | str, *, timeout: float | None = None) -> bytes:
-        """Another name of `propose`."""
-        return await self.propose(command, timeout=timeout)
-
     async def status(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Status of the node that this client talks to; see `node_status`."""
         return await self._run(ask(requests.StatusRequest(0), _facts), timeout)
@@ -448,10 +444,6 @@ class BlockingClient(BlockingOperations):
                 raise  # the call's own `CallTimeout`, which is a `TimeoutError` too
             future.cancel()
             raise CallTimeout(f"the client's thread did not answer within {seconds:g} s") from None
-
-    def call(self, command: bytes | str, *, timeout: float | None = None) -> bytes:
-        """Another name of `propose`."""
-        return self.propose(command, timeout=timeout)
 
     def status(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Status of the node that this client talks to; see `node_status`."""

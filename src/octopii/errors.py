@@ -11,6 +11,8 @@
 Each exception carries its facts as typed attributes beside the message, so that programs never parse text.
 """
 
+from typing import Any, Self
+
 
 class OctopiiError(Exception):
     """Root of all exceptions raised by this package."""
@@ -87,7 +89,20 @@ class Rejected(OctopiiError):
 
 
 class CommandError(Rejected):
-    """Raised by a state machine's `apply` or `query` to refuse a command: a normal, replicated answer."""
+    """Raised by a state machine's `apply` or `query` to refuse a command: a normal, replicated answer.
+
+    `made_with` holds the arguments that it was made with. `declared` is set where a typed machine declares the class
+    among its `errors`: name and encoded arguments, by which the caller gets the same exception.
+    """
+
+    made_with: tuple[tuple[Any, ...], dict[str, Any]]
+    declared: tuple[str, bytes] | None = None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Note the arguments, whatever `__init__` makes of them."""
+        error = super().__new__(cls, *args, **kwargs)
+        error.made_with = (args, kwargs)
+        return error
 
 
 class ApplyFailed(Rejected):

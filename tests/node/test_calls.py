@@ -88,9 +88,9 @@ def test_nodes_and_clients_share_the_calls() -> None:
 
 
 def test_every_call_takes_a_timeout() -> None:
-    """Each call has a keyword `timeout`, None by default."""
+    """Each call has a keyword `timeout`, None by default; `call`, whose arguments are the method's, by `options`."""
     for name, method in methods(OctopiiNode).items():
-        if name not in ("start", "shutdown"):
+        if name not in ("start", "shutdown", "call"):
             timeout = inspect.signature(method).parameters["timeout"]
             assert timeout.kind is inspect.Parameter.KEYWORD_ONLY, name
             assert timeout.default is None, name
@@ -161,7 +161,7 @@ def test_calls_from_several_loops_and_threads_at_once(tmp_path: Path) -> None:
 
             def with_a_client(_number: int) -> list[bytes]:
                 with BlockingClient(list(cluster.addresses.values())) as client:
-                    return [client.call(b"x", timeout=patience) for _ in range(20)]
+                    return [client.propose(b"x", timeout=patience) for _ in range(20)]
 
             before = int(await node.query(b"", timeout=patience))
             loop = asyncio.get_running_loop()

@@ -14,6 +14,7 @@ from octopii.wire.codec import (
     CloseSession,
     CommandErrorAnswer,
     Compact,
+    DeclaredErrorAnswer,
     EntryPayload,
     Found,
     MemberFact,
@@ -70,6 +71,7 @@ REPLIES: list[requests.Reply] = [
     FAILURE,
     requests.LeaderHint(2, "b:1"),
     requests.SnapshotPart(request_id=15, index=1000, manifest=b"m", size=1 << 30, position=0, data=b"d" * 9),
+    requests.QueryAnswers(3, [DeclaredErrorAnswer("only 1 left", "OutOfStock", b"\x92\xa5apple\x01")]),
 ]
 PEER_MESSAGES: list[requests.PeerMessage] = [
     requests.Forward(1, ITEMS),

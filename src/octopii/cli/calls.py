@@ -15,7 +15,7 @@ from octopii.cli.options import (
     Tls,
     default_timeout,
 )
-from octopii.node.operations import ConsistencyName
+from octopii.typed import ConsistencyName
 
 CommandArgument = Annotated[str, typer.Argument(metavar="COMMAND", help="The command; - reads standard input.")]
 

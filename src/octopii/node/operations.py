@@ -7,20 +7,19 @@ call begins (`wire.call.CallMachine` carries it out) and how its result looks to
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
 
 import msgspec
 
 from octopii.errors import ApplyFailed, CommandError, QueryNotSupported
+from octopii.typed import ConsistencyName, Method
 from octopii.wire import requests
 from octopii.wire.call import CallMachine, unwrap
 from octopii.wire.codec import Answer
 from octopii.wire.requests import Consistency, Done, MemberChange, MemberOperation, Report, Request
 
 T = TypeVar("T")
-
-ConsistencyName = Literal["linearizable", "lease", "stale"]
-"""How fresh a query's state has to be."""
+P = ParamSpec("P")
 
 _CONSISTENCIES: dict[str, Consistency] = {
     "linearizable": Consistency.LINEARIZABLE,
@@ -105,6 +104,13 @@ def kind_of_query(consistency: str) -> Consistency:
     return level
 
 
+def kind_of_call(method: Method[..., Any]) -> Kind:
+    """How a call of a typed method travels."""
+    if not isinstance(method, Method):
+        raise TypeError(f"call takes a @command or a @query of a class, as in `Inventory.reserve`, not {method!r}")
+    return kind_of_query(method.consistency) if method.is_query else None
+
+
 def ask(request: Request, convert: Callable[[Any], T]) -> Operation[T]:
     """Anything else."""
     return Operation(lambda machine, _now, deadline: machine.ask(request, deadline=deadline), convert)
@@ -154,6 +160,18 @@ class AsyncOperations:
     ) -> bytes:
         """Ask the state machine, from any node. Raises `QueryNotSupported`, `CommandError`, a `NotApplied`, ..."""
         return await self._run_one(kind_of_query(consistency), as_bytes(command), timeout)
+
+    async def call(self, method: Method[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a `@command` or a `@query` of a typed machine, taken from its class; returns the method's result.
+
+        Raises `TypeError` for arguments that do not fit, and nothing has happened then; the errors that the class
+        declares; `VersionNotActive`; else as `propose` and `query` do. Timeout and consistency: `method.options(...)`.
+        """
+        kind = kind_of_call(method)
+        try:
+            return method.decode(await self._run_one(kind, method.encode(*args, **kwargs), method.timeout))
+        except CommandError as error:
+            raise method.error(error) from None
 
     async def read_index(self, *, timeout: float | None = None) -> int:
         """A log index that covers every call acknowledged before, in the whole cluster (Raft thesis, section 6.4)."""
@@ -243,6 +261,14 @@ class BlockingOperations:
     ) -> bytes:
         """See `AsyncOperations.query`."""
         return self._run_one(kind_of_query(consistency), as_bytes(command), timeout)
+
+    def call(self, method: Method[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """See `AsyncOperations.call`."""
+        kind = kind_of_call(method)
+        try:
+            return method.decode(self._run_one(kind, method.encode(*args, **kwargs), method.timeout))
+        except CommandError as error:
+            raise method.error(error) from None
 
     def read_index(self, *, timeout: float | None = None) -> int:
         """See `AsyncOperations.read_index`."""

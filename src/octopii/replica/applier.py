@@ -39,7 +39,14 @@ from octopii.replica.roster import Roster, members_of
 from octopii.replica.sessions import Session, SessionTable, Verdict
 from octopii.state_machine import ClockDriver, SnapshotSource, StateMachine, restore_snapshot
 from octopii.wire import codec
-from octopii.wire.codec import Answer, ApplyFailedAnswer, CallGroup, CommandErrorAnswer, short_text
+from octopii.wire.codec import (
+    Answer,
+    ApplyFailedAnswer,
+    CallGroup,
+    CommandErrorAnswer,
+    DeclaredErrorAnswer,
+    short_text,
+)
 
 max_sessions = 65_536
 """Sessions in the replicated table. A constant of the protocol: it must be the same on every replica."""
@@ -170,7 +177,7 @@ class Applier:
                 answer = apply(command)
                 append(answer if type(answer) is bytes else _as_bytes(answer))
             except CommandError as refusal:
-                append(CommandErrorAnswer(_text_of(refusal)))
+                append(_refused(refusal))
             except local_exceptions as trouble:
                 self._fail(entry.index, trouble)
                 break
@@ -242,7 +249,7 @@ class Applier:
             except QueryNotSupported as refusal:
                 answers.append(ApplyFailedAnswer("QueryNotSupported", str(refusal)))
             except CommandError as refusal:
-                answers.append(CommandErrorAnswer(_text_of(refusal)))
+                answers.append(_refused(refusal))
             except Exception as error:  # noqa: BLE001  (any Exception of the user's code is an answer)
                 answers.append(ApplyFailedAnswer(type(error).__name__, _text_of(error)))
         return Queried(job.token, answers, None)
@@ -297,6 +304,12 @@ class _Report(msgspec.Struct):
 def _frozen_session(session: Session) -> Session:
     """Copy a session so that neither the table nor a snapshot of it changes under the other; answers are shared."""
     return msgspec.structs.replace(session, answers=dict(session.answers))
+
+
+def _refused(refusal: CommandError) -> Answer:
+    """The answer that a refusal becomes."""
+    text = _text_of(refusal)
+    return CommandErrorAnswer(text) if refusal.declared is None else DeclaredErrorAnswer(text, *refusal.declared)
 
 
 def _as_bytes(answer: object) -> bytes:

@@ -49,7 +49,7 @@ from octopii.errors import (
     TooLarge,
 )
 from octopii.wire.attempts import Attempt, Call, CallSession, Group, Opening, Single
-from octopii.wire.codec import Answer, ApplyFailedAnswer, CommandErrorAnswer
+from octopii.wire.codec import Answer, ApplyFailedAnswer, CommandErrorAnswer, DeclaredErrorAnswer
 from octopii.wire.courier import Courier, Send
 from octopii.wire.links import Connect, Disconnect, LinkLimits
 from octopii.wire.requests import (
@@ -147,6 +147,10 @@ def unwrap(answer: Answer) -> bytes | CommandError | ApplyFailed | QueryNotSuppo
         return answer
     if isinstance(answer, CommandErrorAnswer):
         return CommandError(answer.text)
+    if isinstance(answer, DeclaredErrorAnswer):
+        refusal = CommandError(answer.text)
+        refusal.declared = (answer.name, answer.arguments)
+        return refusal
     assert isinstance(answer, ApplyFailedAnswer)
     if answer.exception == QueryNotSupported.__name__:
         return QueryNotSupported(answer.text)

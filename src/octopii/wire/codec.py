@@ -16,6 +16,7 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta
 
+from octopii.typed.declared_errors import MAX_ARGUMENTS_BYTES
 from octopii.wire.frames import MalformedMessage
 
 Buffer = bytes | bytearray | memoryview
@@ -43,6 +44,9 @@ Identifier = Annotated[bytes, Meta(max_length=16)]
 
 Address = Annotated[str, Meta(max_length=MAX_ADDRESS_CHARACTERS)]
 """Where a node listens, "host:port"; empty where it is not known."""
+
+ErrorArguments = Annotated[bytes, Meta(max_length=MAX_ARGUMENTS_BYTES)]
+"""What a declared error was made with, as a MessagePack array."""
 
 Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARACTERS)]
 """Something for people to read."""
@@ -73,7 +77,19 @@ class ApplyFailedAnswer(msgspec.Struct, array_like=True, tag=2, frozen=True, gc=
     text: Text = ""
 
 
-Answer = bytes | CommandErrorAnswer | ApplyFailedAnswer
+class DeclaredErrorAnswer(msgspec.Struct, array_like=True, tag=3, frozen=True, gc=False):
+    """The state machine refused the command with an error that its class declares; all of it is replicated.
+
+    `name` is the error's, `arguments` what it was made with, as MessagePack: a caller that declares the same error
+    makes it anew, any other gets `text`.
+    """
+
+    text: Text
+    name: Text
+    arguments: ErrorArguments
+
+
+Answer = bytes | CommandErrorAnswer | ApplyFailedAnswer | DeclaredErrorAnswer
 """What one command got: the bytes that `apply` or `query` returned, or how it was rejected."""
 
 Answers = Annotated[list[Answer], Meta(max_length=MAX_COMMANDS_PER_GROUP)]
