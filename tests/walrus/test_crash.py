@@ -5,6 +5,7 @@ batch is whole or absent; what was cut, truncated or trimmed never returns, not 
 goes back beyond its mode's promise; the log accepts appends, verifies, and shows them after the next crash.
 """
 
+import contextlib
 import errno
 import os
 import random
@@ -16,14 +17,17 @@ from octopii.walrus.memory_vfs import (
     MemoryFileSystem,
     Operation,
     PowerLoss,
+    Unsynced,
     survive_all,
     survive_none,
     survive_randomly,
 )
+from octopii.walrus.vfs import sector_bytes
 from tests.walrus.crashing import (
     CoreLog,
     crash_everywhere,
     folder,
+    play,
     small_block_bytes,
     take,
 )
@@ -321,7 +325,36 @@ def test_unsynced_is_lost_without_sync() -> None:
     assert CoreLog(system.after_crash(survive_all)).look()["t"].items == (b"lost",)
 
 
-@pytest.mark.parametrize("seed", [101_074, 300_545, 300_995])
+def test_a_cut_moves_cursors_for_good_on_a_full_disk() -> None:
+    """A cursor that follows a cut which outlived a crash stays there, though the catalog can't be written anew."""
+    system = MemoryFileSystem()
+    system.make_folder(folder)
+    log = CoreLog(system)
+    play(log, Model(), [*_fill("t", 5), Append("u", b""), Commit("t", "a", 5)])
+    system.faults.capacity = system.used_bytes()
+    with contextlib.suppress(LogFull):
+        while True:  # all that is free, the reserve too
+            log.log.append_for_topic("filler", bytes(600), urgent=True)
+    log.sync()
+    log.log.truncate_from("t", 2)
+    log.log.append_for_topic("t", b"new")
+    stored = log.log._topics["t"]
+    assert stored.segment is not None
+    path, first = stored.segment.path, stored.base
+
+    def only_the_cut(change: Unsynced) -> bool:
+        return change.path == path and first <= change.index * sector_bytes < first + small_block_bytes
+
+    system.crash(only_the_cut)
+    for _ in range(2):
+        log = CoreLog(system)
+        assert log.look()["t"].cursors["a"] == 2
+        play(log, Model(), [Append("t", b"more"), Append("u", b"other"), Append("t", b"more")])
+        system.crash(survive_all)
+    assert CoreLog(system).look()["t"].cursors["a"] == 2
+
+
+@pytest.mark.parametrize("seed", [101_074, 113_509, 300_545, 300_995])
 def test_lives_that_went_wrong_once(seed: int) -> None:
     """Seeds that found a cursor not following a cut, and a failed write of a mark that went by its own name."""
     _live_six_times(seed)

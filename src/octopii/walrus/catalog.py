@@ -145,12 +145,13 @@ class Catalog:
             self.rewrite()
         self.writer.append(self.topic, [record], urgent=urgent)
 
-    def rewrite(self) -> None:
-        """Write all that counts as one unit before which nothing remains; when the disk is full, leave it for later."""
+    def rewrite(self) -> bool:
+        """Write all that counts as one unit before which nothing remains; False, and nothing done, on a full disk."""
         records = checkpoint(list(self.topics.values()), self.next_number)
         try:
             self.writer.reset(self.topic, self.topic.end, records)
         except LogFull:
             self._limit = len(self.topic.chain) * 2
-            return
+            return False
         self._limit = max(_least_blocks, 3 * len(self.topic.chain))
+        return True

@@ -8,11 +8,12 @@ from typing import Final, Literal, NoReturn, Self
 import msgspec
 from xxhash import xxh3_64_digest
 
-from octopii.durability import FsyncSchedule, SyncEach
+from octopii.durability import FsyncSchedule, NoFsync, SyncEach
 from octopii.errors import ConfigError, LogClosed, LogInUse, LogPoisoned
 from octopii.walrus import opening, superblock
 from octopii.walrus.catalog import Catalog
 from octopii.walrus.cursors import Consistency, Cursors, StrictlyAtOnce
+from octopii.walrus.opening import Loaded
 from octopii.walrus.reader import Reader
 from octopii.walrus.segment import SegmentStore
 from octopii.walrus.superblock import SegmentFacts, Superblock
@@ -62,6 +63,7 @@ class LogLife:
         self.poison: OSError | None = None
         self._vfs = vfs if vfs is not None else RealFileSystem()
         self._syncs_each = isinstance(self.fsync_schedule, SyncEach)
+        self._syncs_seldom = isinstance(self.fsync_schedule, NoFsync)
         self._ticket: SyncTicket | None = None
         self._quiet: list[Topic] = []  # synced with the last group: to be marked if the next one leaves them out
         self._vfs.make_folder(path)
@@ -98,11 +100,23 @@ class LogLife:
             self._cursors = Cursors(self._catalog, self.consistency)
             store.reclaim = self._reclaim
             if not loaded.clean and len(loaded.catalog.chain):
-                self._catalog.rewrite()
-                self._sync_now()
+                self._settle(loaded)
         except BaseException:
             store.close()
             raise
+
+    def _settle(self, loaded: Loaded) -> None:
+        """After a crash: have the catalog say where cursors stand now, and vouch for what was recovered.
+
+        In this order: where a cursor stands follows from what lies behind the last mark. Raises `LogFull` when the disk
+        has not even room for that.
+        """
+        if not self._catalog.rewrite():
+            for topic, cursor in loaded.moved:
+                self._catalog.save(topic, cursor, topic.cursors[cursor].offset)
+        self._sync_now()
+        for topic in self._topics.values():
+            self._writer.mark(topic)
 
     # --- durability ---------------------------------------------------------------------------------------------
 
@@ -128,14 +142,7 @@ class LogLife:
         writer, dirty = self._writer, self._writer.dirty
         if not self.has_unsynced and not (idle and self.has_unmarked):
             return None
-        try:
-            for topic in self._quiet:
-                if not topic.dirty and topic.segment is not None:
-                    writer.mark(topic)
-            if writer.seals:
-                writer.seal()
-        except OSError as error:
-            self._fail(error)
+        self._mark_quiet()
         covered = []
         for topic in dirty:
             topic.dirty = False
@@ -143,7 +150,6 @@ class LogLife:
                 topic.low = topic.end
                 topic.segment.dirty = True
                 covered.append((topic, topic.seq, topic.end))
-        self._quiet = []
         writer.dirty = []
         dropped, writer.dropped = writer.dropped, []
         segments = [each for each in self._store.segments.values() if each.dirty]
@@ -173,6 +179,20 @@ class LogLife:
                 self._store.release(ticket.dropped)
             except OSError as error:
                 self._fail(error)
+        if self._syncs_seldom:
+            self._mark_quiet()
+
+    def _mark_quiet(self) -> None:
+        """Vouch for what was synced, where nothing was written since that will."""
+        try:
+            for topic in self._quiet:
+                if not topic.dirty and topic.segment is not None:
+                    self._writer.mark(topic)
+            if self._writer.seals:
+                self._writer.seal()
+        except OSError as error:
+            self._fail(error)
+        self._quiet = []
 
     def _sync_now(self, *, idle: bool = False) -> None:
         ticket = self.begin_sync(idle=idle)

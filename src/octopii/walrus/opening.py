@@ -16,21 +16,18 @@ from octopii.walrus.reader import Reader
 from octopii.walrus.record import (
     USED,
     BadSlot,
-    Slot,
-    decode_table,
+    check_table,
     encode_slot,
     free_slot,
     largest_block_bytes,
+    owners,
     slot_bytes,
 )
-from octopii.walrus.recovery import TopicRecovery
+from octopii.walrus.recovery import Slots, TopicRecovery
 from octopii.walrus.segment import Segment, SegmentStore
 from octopii.walrus.superblock import Superblock
 from octopii.walrus.topic import Cursor, Place, Topic
 from octopii.walrus.vfs import FileSystem
-
-Slots = dict[int, dict[int, tuple[Slot, Place]]]
-"""By topic number and ordinal."""
 
 _catalog_read_bytes: Final = 1 << 20
 _prefix, _suffix = "segment-", ".wal"
@@ -46,6 +43,7 @@ class Loaded(msgspec.Struct):
     clean: bool
     recoveries: list[TopicRecovery]
     strangers: list[Place]  # blocks of topics that the catalog does not know
+    moved: list[tuple[Topic, str]]  # cursors that stand elsewhere than the catalog's last record says
 
 
 def check_geometry(block_bytes: int, segment_blocks: int) -> None:
@@ -84,12 +82,13 @@ def load(store: SegmentStore) -> Loaded:
     clean = store.superblock.clean
     slots, fresh = _read_tables(store, clean=clean)
     catalog = Topic(catalog_number, "")
-    recoveries = [_recover(store, catalog, slots.pop(catalog_number, {}), clean=clean)]
+    recoveries = [_recover(store, catalog, slots.pop(catalog_number, None), clean=clean)]
     saved = _read_catalog(store, catalog)
     topics: dict[str, Topic] = {}
+    moved = []
     for number, name in saved.names.items():
         topic = topics[name] = Topic(number, name)
-        recovery = _recover(store, topic, slots.pop(number, {}), clean=clean)
+        recovery = _recover(store, topic, slots.pop(number, None), clean=clean)
         recoveries.append(recovery)
         for cursor_name, records in saved.cursors[number].items():
             # a record from beyond the end was written with a cut or an append that the crash has taken back
@@ -100,48 +99,56 @@ def load(store: SegmentStore) -> Loaded:
                     offset = min(offset, cut)
             offset = max(topic.trim_offset, min(offset, topic.end))
             topic.cursors[cursor_name] = Cursor(offset, offset)
+            if (offset, cursor) != (records[-1].offset, records[-1]):
+                moved.append((topic, cursor_name))
     strangers = []
     for number, found in slots.items():
         if number >= saved.next_number:
             _check_unknown(store, number, found)
-            strangers += [place for _, place in found.values()]
+            strangers += [found[ordinal][1] for ordinal in found]
     _find_free(store, [catalog, *topics.values()], fresh)
-    return Loaded(store, catalog, topics, saved.next_number, clean, recoveries, strangers)
+    return Loaded(store, catalog, topics, saved.next_number, clean, recoveries, strangers, moved)
 
 
-def _read_tables(store: SegmentStore, *, clean: bool) -> tuple[Slots, dict[int, list[int]]]:
-    slots: Slots = {}
+def _read_tables(store: SegmentStore, *, clean: bool) -> tuple[dict[int, Slots], dict[int, list[int]]]:
+    """The used blocks by topic, and by segment those that were never used."""
+    topics: dict[int, Slots] = {}
     fresh: dict[int, list[int]] = {}
+    tables: dict[int, bytes] = {}
     for facts in store.superblock.segments:
         segment = store.segments[facts.number]
-        table = store.read_table(segment)
+        table = tables[segment.number] = store.read_table(segment)
         if clean and xxh3_64_digest(table) != facts.table_digest:
             raise CorruptLogError(
                 f"{segment.path}: the table is not the one it was closed with", path=segment.path, position=0
             )
+        if not clean:
+            try:
+                check_table(table, segment.number)
+            except BadSlot as error:
+                at = (error.block + 1) * slot_bytes
+                raise CorruptLogError(f"{segment.path}: {error}", path=segment.path, position=at) from error
         unused = fresh[segment.number] = []
-        try:
-            decoded = decode_table(table, segment.number, checked=clean)
-        except BadSlot as error:
-            at = (error.block + 1) * slot_bytes
-            raise CorruptLogError(f"{segment.path}: {error}", path=segment.path, position=at) from error
-        for block, slot in enumerate(decoded):
-            if slot.flags & USED:
-                owned = slots.setdefault(slot.topic, {})
-                if slot.ordinal in owned:
+        base = segment.number << 32
+        for block, (topic, flags, life, ordinal) in enumerate(owners(table)):
+            if flags & USED:
+                if topic not in topics:
+                    topics[topic] = Slots(tables)
+                places = topics[topic].places
+                if ordinal in places:
                     raise CorruptLogError(
-                        f"{segment.path}: two blocks claim one place in topic {slot.topic}",
+                        f"{segment.path}: two blocks claim place {ordinal} in topic {topic}",
                         path=segment.path,
-                        position=at,
+                        position=(block + 1) * slot_bytes,
                     )
-                owned[slot.ordinal] = (slot, Place(segment.number, block))
-            elif not slot.life:
+                places[ordinal] = base | block
+            elif not life:
                 unused.append(block)
-    return slots, fresh
+    return topics, fresh
 
 
-def _recover(store: SegmentStore, topic: Topic, slots: dict[int, tuple[Slot, Place]], *, clean: bool) -> TopicRecovery:
-    recovery = TopicRecovery(store, topic, slots)
+def _recover(store: SegmentStore, topic: Topic, slots: Slots | None, *, clean: bool) -> TopicRecovery:
+    recovery = TopicRecovery(store, topic, slots if slots is not None else Slots({}))
     if clean:
         recovery.open_closed()
     else:
@@ -163,14 +170,14 @@ def _read_catalog(store: SegmentStore, catalog: Topic) -> Saved:
     return saved
 
 
-def _check_unknown(store: SegmentStore, number: int, slots: dict[int, tuple[Slot, Place]]) -> None:
+def _check_unknown(store: SegmentStore, number: int, slots: Slots) -> None:
     """Blocks of a topic that the catalog does not know yet: a crash leaves them, unless any of it was synced."""
     recovery = TopicRecovery(store, Topic(number, f"number {number}"), slots)
     if recovery.is_vouched():
-        slot, place = next(iter(slots.values()))
+        _, place = slots[next(iter(slots))]
         path = store.segments[place.segment].path
         raise CorruptLogError(
-            f"{path}: topic {slot.topic} has blocks but is missing from the catalog", path=path, position=0
+            f"{path}: topic {number} has blocks but is missing from the catalog", path=path, position=0
         )
 
 

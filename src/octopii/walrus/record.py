@@ -37,6 +37,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+import msgspec
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
 format_version: Final = 1
@@ -73,8 +74,8 @@ def block_seed(topic: int, segment: int, block: int, life: int) -> int:
     return xxh3_64_intdigest(_SEED.pack(topic, segment, block, life))
 
 
-class Fragment(NamedTuple):
-    """One valid fragment; `at` and `end` are positions in the buffer it was found in."""
+class Fragment(msgspec.Struct, frozen=True, gc=False):
+    """One valid fragment; `at` and `end` are positions in the buffer it was found in, which it does not keep alive."""
 
     at: int
     end: int
@@ -83,6 +84,8 @@ class Fragment(NamedTuple):
     offset: int
     synced: int
     checksum: bytes
+    count: int  # of the entries that it ends: pieces but the last count for none
+    body: bytes  # the payload of a commit or a trim
 
 
 def fragment_at(data: bytes | memoryview, at: int, seed: int) -> Fragment | None:
@@ -96,7 +99,16 @@ def fragment_at(data: bytes | memoryview, at: int, seed: int) -> Fragment | None
         return None
     if xxh3_64_digest(data[start:end], xxh3_64_intdigest(data[at + 8 : start], seed)) != checksum:
         return None
-    return Fragment(at, end, kind_length >> 24, seq, offset, synced, checksum)
+    flags = kind_length >> 24
+    kind = flags & kind_mask
+    count, body = 0, b""
+    if kind == MANY:
+        count = int.from_bytes(data[start : start + 4], "little")
+    elif kind in (ONE, LAST):
+        count = 1
+    elif kind in (COMMIT, TRIM):
+        body = bytes(data[start:end])
+    return Fragment(at, end, flags, seq, offset, synced, checksum, count, body)
 
 
 def fragments_after(data: bytes, at: int, seed: int) -> Iterator[Fragment]:
@@ -111,14 +123,6 @@ def fragments_after(data: bytes, at: int, seed: int) -> Iterator[Fragment]:
         found = data.find(tag, found + 1)
 
 
-def entry_count(data: bytes | memoryview, fragment: Fragment) -> int:
-    """How many entries a fragment ends: pieces but the last count for none."""
-    kind = fragment.kind & kind_mask
-    if kind == MANY:
-        return int.from_bytes(data[fragment.at + header_bytes : fragment.at + header_bytes + 4], "little")
-    return 1 if kind in (ONE, LAST) else 0
-
-
 # --- the table ----------------------------------------------------------------------------------------------------
 
 slot_bytes: Final = 128
@@ -128,7 +132,7 @@ JUMP: Final = 2
 CONTINUES: Final = 4
 
 _SLOT = struct.Struct("<IIQIIQQQQIIQQ40x")
-_WHOLE_SLOT = struct.Struct("<8xIIQIIQQQQIIQQ40x")
+_OWNER = struct.Struct("<8xIIQI100x")
 
 
 class Slot(NamedTuple):
@@ -174,13 +178,21 @@ def decode_slot(data: bytes, segment: int, block: int) -> Slot:
     return Slot._make(_SLOT.unpack_from(data, 8))
 
 
-def decode_table(table: bytes, segment: int, *, checked: bool) -> Iterator[Slot]:
-    """All slots of a table, block 0 first. With `checked` the whole was compared already: slots need not be."""
-    if not checked:
-        for block, at in enumerate(range(slot_bytes, len(table), slot_bytes)):
-            if xxh3_64_digest(table[at + 8 : at + slot_bytes], segment << 32 | block) != table[at : at + 8]:
-                raise BadSlot(block)
-    return map(Slot._make, _WHOLE_SLOT.iter_unpack(memoryview(table)[slot_bytes:]))
+def check_table(table: bytes, segment: int) -> None:
+    """Compare the checksums of all slots of a table; raises `BadSlot`."""
+    for block, at in enumerate(range(slot_bytes, len(table), slot_bytes)):
+        if xxh3_64_digest(table[at + 8 : at + slot_bytes], segment << 32 | block) != table[at : at + 8]:
+            raise BadSlot(block)
+
+
+def owners(table: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Topic, flags, life and ordinal of each slot of a table that was checked, block 0 first."""
+    return _OWNER.iter_unpack(memoryview(table)[slot_bytes:])
+
+
+def slot_of(table: bytes, block: int) -> Slot:
+    """A block's slot in a table that was checked."""
+    return Slot._make(_SLOT.unpack_from(table, (block + 1) * slot_bytes + 8))
 
 
 # --- the segment's header -----------------------------------------------------------------------------------------

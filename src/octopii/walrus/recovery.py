@@ -10,6 +10,7 @@ far as nothing vouches for what lies before, and judged forwards:
 - A block that begins with a cut (jump) needs the blocks between it and the one it goes back to no more.
 """
 
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -28,20 +29,20 @@ from octopii.walrus.record import (
     UNIT,
     Fragment,
     Slot,
-    entry_count,
     fragment_at,
     fragments_after,
     header_bytes,
     kind_mask,
     no_block,
+    slot_of,
 )
 from octopii.walrus.segment import SegmentStore
 from octopii.walrus.topic import Place, Topic
 
-_kept_scans: Final = 3
+_kept_fragments: Final = 1 << 16  # of one topic, about 20 MiB: what was read backwards is judged without a second read
 
 
-class Position(msgspec.Struct, frozen=True):
+class Position(msgspec.Struct, frozen=True, gc=False):
     """A place in a topic's history: everything up to here counts."""
 
     ordinal: int
@@ -52,12 +53,33 @@ class Position(msgspec.Struct, frozen=True):
     trim_ordinal: int
 
 
-class Scan(msgspec.Struct):
-    """What is valid in one block."""
+class Slots:
+    """The used blocks of one topic by ordinal, decoded from the tables when they are asked for."""
 
-    data: bytes
+    def __init__(self, tables: Mapping[int, bytes]) -> None:
+        self.places: dict[int, int] = {}  # by ordinal: segment << 32 | block
+        self._tables = tables
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, ordinal: int) -> tuple[Slot, Place]:
+        packed = self.places[ordinal]
+        segment, block = packed >> 32, packed & 0xFFFFFFFF
+        return slot_of(self._tables[segment], block), Place(segment, block)
+
+    def __contains__(self, ordinal: int) -> bool:
+        return ordinal in self.places
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.places)
+
+
+class Scan(msgspec.Struct):
+    """What is valid in one block; its bytes are not kept."""
+
+    slot: Slot
     fragments: list[Fragment]  # in sequence from the start
-    at: int  # where the sequence stops
     watermark: int  # highest seq that anything in the block says was synced
     trims: list[tuple[int, int]]  # seq and ordinal
     has_more: bool  # bytes of this block's life lie behind a place where the sequence stops
@@ -78,15 +100,16 @@ class OpenUnit:
 class TopicRecovery:
     """Finds what counts of one topic; changes nothing on disk."""
 
-    def __init__(self, store: SegmentStore, topic: Topic, slots: dict[int, tuple[Slot, Place]]) -> None:
+    def __init__(self, store: SegmentStore, topic: Topic, slots: Slots) -> None:
         self.store = store
         self.topic = topic
-        self.slots = slots  # by ordinal
+        self.slots = slots
         self.replaced: list[tuple[int, int]] = []  # (seq, offset) of the cuts that were read
         self.torn: Position | None = None  # where a torn tail was cut, if bytes of it are there
         self.cut: list[tuple[Slot, Place]] = []  # blocks that are cut off
         self.torn_bytes: dict[tuple[int, int], bytes] = {}  # what was cut, by segment and position
         self._scans: dict[int, Scan] = {}
+        self._kept = 0  # fragments in them
         self._unit: OpenUnit | None = None
         self._running: Position | None = None
         self._accepted: Position | None = None
@@ -121,7 +144,7 @@ class TopicRecovery:
         if watermark > reached:
             raise self._damage(order, position)
         tail = position.ordinal if position is not None else -1
-        self.cut = [each for ordinal, each in sorted(self.slots.items()) if ordinal > tail]
+        self.cut = [self.slots[ordinal] for ordinal in sorted(self.slots) if ordinal > tail]
         if position is not None:
             self._adopt(position)
             if self._has_more(position):
@@ -147,7 +170,7 @@ class TopicRecovery:
 
     def is_vouched(self) -> bool:
         """Whether anything of the topic is known to have been on disk."""
-        return any(slot.mark_seq or self._scan(ordinal).watermark for ordinal, (slot, _) in self.slots.items())
+        return any(self.slots[each][0].mark_seq or self._scan(each).watermark for each in self.slots)
 
     def _torn_bytes(self) -> dict[tuple[int, int], bytes]:
         """What was cut: by segment and position, without the zeros at the end."""
@@ -155,27 +178,30 @@ class TopicRecovery:
         if self.torn is not None:
             _, place = self.slots[self.torn.ordinal]
             at = self.store.segments[place.segment].position(place.block) + self.torn.at
-            pieces[place.segment, at] = self._scan(self.torn.ordinal).data[self.torn.at :].rstrip(b"\0")
+            pieces[place.segment, at] = self._read(place)[self.torn.at :].rstrip(b"\0")
         for slot, place in self.cut:
             scan = self._scan(slot.ordinal)
             if scan.fragments or scan.has_more:
                 at = self.store.segments[place.segment].position(place.block)
-                pieces[place.segment, at] = scan.data.rstrip(b"\0")
+                pieces[place.segment, at] = self._read(place).rstrip(b"\0")
         return pieces
 
     # --- reading ------------------------------------------------------------------------------------------------
+
+    def _read(self, place: Place) -> bytes:
+        segment = self.store.segments[place.segment]
+        return self.store.read(segment, segment.position(place.block), segment.block_bytes)
 
     def _scan(self, ordinal: int) -> Scan:
         scan = self._scans.get(ordinal)
         if scan is None:
             slot, place = self.slots[ordinal]
-            segment = self.store.segments[place.segment]
-            data = self.store.read(segment, segment.position(place.block), segment.block_bytes)
-            scan = self._scans[ordinal] = scan_block(
-                data, slot, self._start(slot), segment.seed(place.block, slot.topic, slot.life)
-            )
-            if len(self._scans) > _kept_scans:
-                del self._scans[next(iter(self._scans))]
+            seed = self.store.segments[place.segment].seed(place.block, slot.topic, slot.life)
+            start = self._start(slot)
+            scan = self._scans[ordinal] = scan_block(slot, self._read(place), start.at, start.seq, seed)
+            self._kept += len(scan.fragments)
+            while self._kept > _kept_fragments and len(self._scans) > 1:
+                self._kept -= len(self._scans.pop(next(iter(self._scans))).fragments)
         return scan
 
     def _unvouched(self) -> tuple[list[int], bool, int]:
@@ -183,11 +209,12 @@ class TopicRecovery:
         watermark = 0
         order: list[int] = []
         for ordinal in sorted(self.slots, reverse=True):
-            slot, _ = self.slots[ordinal]
             order.append(ordinal)
             scan = self._scan(ordinal)
+            slot = scan.slot
             watermark = max(watermark, slot.mark_seq, scan.watermark)
-            self._trims |= {(slot.first_seq, slot.trim_ordinal), *scan.trims}
+            self._trims.add((slot.first_seq, slot.trim_ordinal))
+            self._trims.update(scan.trims)
             # a block that begins with a cut is a beginning only once the cut itself is vouched for
             if slot.first_seq - (0 if slot.flags & JUMP else 1) <= watermark:
                 return order[::-1], True, watermark
@@ -216,9 +243,8 @@ class TopicRecovery:
                 first = next(iter(self._scan(ordinal).fragments), None)
                 if first is not None and first.kind & UNIT and not first.kind & BEGIN:
                     self._unit = OpenUnit(whole=False)
-            scan = self._scan(ordinal)
-            for fragment in scan.fragments:
-                if not self._take(ordinal, scan.data, fragment):
+            for fragment in self._scan(ordinal).fragments:
+                if not self._take(ordinal, fragment):
                     break
             assert self._running is not None
             good[ordinal] = self._running.seq
@@ -245,7 +271,7 @@ class TopicRecovery:
         )
         return True
 
-    def _take(self, ordinal: int, data: bytes, fragment: Fragment) -> bool:
+    def _take(self, ordinal: int, fragment: Fragment) -> bool:
         """Follow one valid fragment; False when it makes no sense where it is."""
         running, unit = self._running, self._unit
         assert running is not None
@@ -263,18 +289,17 @@ class TopicRecovery:
         trim_offset, trim_ordinal = running.trim_offset, running.trim_ordinal
         kind = fragment.kind & kind_mask
         if kind == TRIM:
-            trim_offset, trim_ordinal = TRIM_BODY.unpack_from(data, fragment.at + header_bytes)
-        count = entry_count(data, fragment)
+            trim_offset, trim_ordinal = TRIM_BODY.unpack(fragment.body)
         self._running = Position(
-            ordinal, (fragment.end + 7) & -8, fragment.seq, fragment.offset + count, trim_offset, trim_ordinal
+            ordinal, (fragment.end + 7) & -8, fragment.seq, fragment.offset + fragment.count, trim_offset, trim_ordinal
         )
         if unit is not None:
             if kind != COMMIT:
                 unit.checksums.append(fragment.checksum)
-                unit.entries += count
+                unit.entries += fragment.count
                 unit.size += fragment.end - fragment.at - header_bytes
                 return True
-            if unit.whole and not self._commits(data, fragment, unit):
+            if unit.whole and not self._commits(fragment, unit):
                 return False
             self._unit = None
         self.replaced += self._pending_cuts
@@ -283,9 +308,8 @@ class TopicRecovery:
         return True
 
     @staticmethod
-    def _commits(data: bytes, fragment: Fragment, unit: OpenUnit) -> bool:
-        body = data[fragment.at + header_bytes : fragment.end]
-        return body == COMMIT_BODY.pack(unit.entries, unit.size, xxh3_64_digest(b"".join(unit.checksums)))
+    def _commits(fragment: Fragment, unit: OpenUnit) -> bool:
+        return fragment.body == COMMIT_BODY.pack(unit.entries, unit.size, xxh3_64_digest(b"".join(unit.checksums)))
 
     # --- the outcome --------------------------------------------------------------------------------------------
 
@@ -294,7 +318,7 @@ class TopicRecovery:
         slot, place = self.slots[position.ordinal]
         segment = self.store.segments[place.segment]
         seed = segment.seed(place.block, slot.topic, slot.life)
-        return self._scan(position.ordinal).data.find((seed >> 32).to_bytes(4, "little"), position.at) >= 0
+        return self._read(place).find((seed >> 32).to_bytes(4, "little"), position.at) >= 0
 
     def _adopt(self, position: Position) -> None:
         """Make the topic what `position` says."""
@@ -314,9 +338,9 @@ class TopicRecovery:
         walk, ends = [(tail, place)], [0]
         ordinal, end = tail.previous, tail.previous_seq
         while ordinal != no_block and ordinal >= position.trim_ordinal:
-            found = self.slots.get(ordinal)
-            if found is None:
+            if ordinal not in self.slots:
                 raise self._missing(ordinal)
+            found = self.slots[ordinal]
             walk.append(found)
             ends.append(end)
             ordinal, end = found[0].previous, found[0].previous_seq
@@ -349,20 +373,19 @@ class TopicRecovery:
         )
 
 
-def scan_block(data: bytes, slot: Slot, start: Position, seed: int) -> Scan:
-    """Read a block's fragments from `start` on, and look behind the place where they stop."""
+def scan_block(slot: Slot, data: bytes, at: int, seq: int, seed: int) -> Scan:
+    """Read a block's fragments from position `at` on, after fragment `seq`, and look behind where they stop."""
     view = memoryview(data)
     fragments: list[Fragment] = []
     trims: list[tuple[int, int]] = []
-    at, seq = start.at, start.seq
     watermark = 0
     while (fragment := fragment_at(view, at, seed)) is not None and fragment.seq == seq + 1:
         fragments.append(fragment)
         at, seq = (fragment.end + 7) & -8, fragment.seq
         watermark = max(watermark, fragment.synced)
         if fragment.kind & kind_mask == TRIM:
-            trims.append((seq, TRIM_BODY.unpack_from(data, fragment.at + header_bytes)[1]))
+            trims.append((seq, TRIM_BODY.unpack(fragment.body)[1]))
     has_more = data.find((seed >> 32).to_bytes(4, "little"), at) >= 0
     if has_more:
         watermark = max([watermark, *(each.synced for each in fragments_after(data, at, seed))])
-    return Scan(data, fragments, at, watermark, trims, has_more)
+    return Scan(slot, fragments, watermark, trims, has_more)

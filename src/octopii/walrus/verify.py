@@ -19,7 +19,6 @@ from octopii.walrus.record import (
     BadSlot,
     Fragment,
     decode_slot,
-    entry_count,
     fragment_at,
     header_bytes,
     kind_mask,
@@ -136,7 +135,7 @@ class TopicCheck:
         while (fragment := fragment_at(view, at, seed)) is not None:
             if seq and fragment.seq != seq + 1:
                 return at, f"fragment {fragment.seq} follows {seq}"
-            if (problem := self._step(view, fragment)) is not None:
+            if (problem := self._step(fragment)) is not None:
                 return at, problem
             at, seq = (fragment.end + 7) & -8, fragment.seq
             if seq == last and not is_tail:
@@ -147,25 +146,24 @@ class TopicCheck:
             return at, "the tail ends too early"
         return at, None
 
-    def _step(self, data: memoryview, fragment: Fragment) -> str | None:
+    def _step(self, fragment: Fragment) -> str | None:
         kind = fragment.kind & kind_mask
         if fragment.kind & REPLACE:
             self._end = fragment.offset
         elif self._end is not None and fragment.offset != self._end and kind not in (MIDDLE, LAST):
             return f"offset {fragment.offset} where {self._end} should be"
-        count = entry_count(data, fragment)
-        self._end = fragment.offset + count
+        self._end = fragment.offset + fragment.count
         if fragment.kind & BEGIN:
             self._checksums, self._entries, self._size = [], 0, 0
         if fragment.kind & UNIT and self._checksums is not None:
             if kind == COMMIT:
                 expected = COMMIT_BODY.pack(self._entries, self._size, xxh3_64_digest(b"".join(self._checksums)))
                 self._checksums = None
-                if bytes(data[fragment.at + header_bytes : fragment.end]) != expected:
+                if fragment.body != expected:
                     return "a batch is not what its commit says"
             else:
                 self._checksums.append(fragment.checksum)
-                self._entries += count
+                self._entries += fragment.count
                 self._size += fragment.end - fragment.at - header_bytes
         elif kind == FIRST:
             self._checksums = None
