@@ -8,14 +8,18 @@ import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime as imported_datetime
 from time import time as imported_time
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import pytest
+from hypothesis import find, given
+from hypothesis import strategies as st
 
+from octopii import TypedStateMachine, command, query
 from octopii.errors import CommandError
 from octopii.machines import KvStateMachine
 from octopii.state_machine import Snapshot, StateMachine
-from octopii.testing import NotDeterministic, check_determinism
+from octopii.testing import Cause, ManualClock, NotDeterministic, check_determinism, command_sequences
 
 COMMANDS = [b"%d" % (n % 40) for n in range(120)]
 
@@ -75,6 +79,11 @@ class Today(Good):
 class Dice(Good):
     def apply(self, command: bytes) -> bytes:
         return b"%f" % random.random()
+
+
+class OwnGenerator(Good):
+    def apply(self, command: bytes) -> bytes:
+        return b"%f" % random.Random().random()
 
 
 class UniqueIds(Good):
@@ -140,7 +149,7 @@ class ForgetfulInSnapshotOnly(Good):
 
 
 class KeepsView(Good):
-    """Refers to the snapshot's bytes after `restore`."""
+    """Decodes the snapshot's bytes only when a command comes."""
 
     view: memoryview | None = None
 
@@ -168,6 +177,20 @@ class KeepsView(Good):
         return self.view if self.view is not None else super().snapshot()
 
 
+class SharedList(Good):
+    """Its state is the class's, so a second machine goes on where the first one stopped."""
+
+    words: list[bytes] = []
+
+    def __init__(self) -> None:
+        self.words = type(self).words
+
+
+class Address(Good):
+    def apply(self, command: bytes) -> bytes:
+        return b"%d" % id(self)
+
+
 class LeakyView(Good):
     """Its frozen view reads the live machine."""
 
@@ -176,6 +199,45 @@ class LeakyView(Good):
             yield b",".join(self.words)
 
         return encode
+
+
+class LiveDictView(Good):
+    """Its frozen view iterates over a dict that later commands grow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_word: dict[bytes, int] = {}
+
+    def apply(self, command: bytes) -> bytes:
+        if len(self.by_word) > 30:
+            self.by_word.clear()
+        self.by_word[b"%b %d" % (command, self.clock.index)] = 1
+        return b"OK"
+
+    def snapshot(self) -> Snapshot:
+        return lambda: (word + b"," for word in self.by_word)
+
+    def restore(self, data: memoryview) -> None:
+        self.by_word = dict.fromkeys(bytes(data).split(b",")[:-1], 1)
+
+    def query(self, command: bytes) -> bytes:
+        return b"%d" % len(self.by_word)
+
+    def compact(self) -> None:
+        return
+
+
+class SecretlyWritingQuery(Good):
+    """Its query changes what answers depend on, and no snapshot holds."""
+
+    asked = 0
+
+    def query(self, command: bytes) -> bytes:
+        self.asked += 1
+        return b"OK"
+
+    def apply(self, command: bytes) -> bytes:
+        return b"%d" % self.asked
 
 
 class WritingQuery(Good):
@@ -196,51 +258,111 @@ def test_a_sound_machine_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("machine", "play"),
+    ("machine", "cause"),
     [
-        (WallClock, "process"),
-        (ImportedWallClock, "process"),
-        (Calendar, "process"),
-        (ImportedCalendar, "process"),
-        (Today, "process"),
-        (HashOrder, "process"),
-        (HashOrderInSnapshot, "process"),
-        (ProcessNumber, "process"),
-        (Dice, "restored"),
-        (UniqueIds, "restored"),
-        (KeptGenerator, "restored"),
-        (Forgetful, "restored"),
-        (ForgetfulInSnapshotOnly, "restored"),
-        (KeepsView, "restored"),
-        (LeakyView, "encoded later"),
-        (WritingQuery, "after queries"),
+        (WallClock, Cause.WALL_CLOCK),
+        (ImportedWallClock, Cause.WALL_CLOCK),
+        (Calendar, Cause.WALL_CLOCK),
+        (ImportedCalendar, Cause.WALL_CLOCK),
+        (Today, Cause.WALL_CLOCK),
+        (HashOrder, Cause.HASH_ORDER),
+        (HashOrderInSnapshot, Cause.HASH_ORDER),
+        (ProcessNumber, Cause.PROCESS),
+        (Address, Cause.PROCESS),
+        (Dice, Cause.RANDOM),
+        (UniqueIds, Cause.RANDOM),
+        (OwnGenerator, Cause.RANDOM),
+        (SharedList, Cause.SHARED_STATE),
+        (KeptGenerator, Cause.SNAPSHOT),
+        (Forgetful, Cause.SNAPSHOT),
+        (ForgetfulInSnapshotOnly, Cause.SNAPSHOT),
+        (LeakyView, Cause.FROZEN_VIEW),
+        (LiveDictView, Cause.FROZEN_VIEW),
+        (WritingQuery, Cause.QUERY),
+        (SecretlyWritingQuery, Cause.QUERY),
     ],
 )
-def test_each_fault_is_found(machine: type[StateMachine], play: str) -> None:
-    """Every faulty machine fails, and the error names the play that differed."""
+def test_the_cause_of_each_fault_is_named(machine: type[StateMachine], cause: Cause) -> None:
+    """Every faulty machine fails, and the error names the likely cause and what to do about it."""
     with pytest.raises(NotDeterministic) as caught:
         check(machine)
-    assert caught.value.play.startswith(play)
+    assert caught.value.cause is cause
+    assert f"likely cause: {cause}: {cause.advice}" in str(caught.value)
+
+
+def test_a_sound_machine_may_keep_what_it_was_restored_from() -> None:
+    """The bytes given to `restore` stay what they are for as long as they are referred to."""
+    check(KeepsView)
+
+
+class FifthIsLucky(Good):
+    """The fifth command is answered by chance; the state goes another way from the third on."""
+
+    def apply(self, command: bytes) -> bytes:
+        if len(self.words) == 4:
+            return b"%f" % random.random()
+        return super().apply(command)
+
+
+class ThirdIsForgotten(Good):
+    """What the third command wrote is in no snapshot, and no answer shows it before the sixth."""
+
+    third = b"nothing"
+
+    def apply(self, command: bytes) -> bytes:
+        if len(self.words) == 2:
+            self.third = command
+        self.words.append(command)
+        return self.third if len(self.words) == 6 else b"OK"
 
 
 def test_the_first_difference_is_reported() -> None:
     """The error tells the command, its position and both answers."""
-    with pytest.raises(NotDeterministic) as caught:
+    for machine, position in ((FifthIsLucky, 4), (ThirdIsForgotten, 5)):
+        with pytest.raises(NotDeterministic) as caught:
+            check_determinism(machine, [b"a", b"b", b"c", b"d", b"e", b"f", b"g"])
+        error = caught.value
+        assert (error.position, error.command) == (position, b"abcdefg"[position : position + 1])
+        assert isinstance(error.expected, tuple)
+        assert isinstance(error.found, tuple)
+        assert error.expected[0] == error.found[0] == "answer"
+        assert f"command {position} (b'{chr(ord('a') + position)}')" in str(error)
+
+
+def test_a_state_that_no_answer_shows_is_compared_after_each_command() -> None:
+    """The first command that led to another state is named, with the bytes that differ."""
+    with pytest.raises(NotDeterministic, match=r"after command 1 .* restored machine has another snapshot") as caught:
         check_determinism(Forgetful, [b"a", b"b", b"c", b"d"], snapshot_every=2)
-    error = caught.value
-    assert (error.position, error.command) == (2, b"c")
-    assert isinstance(error.expected, tuple)
-    assert isinstance(error.found, tuple)
-    assert error.expected[1].startswith(b"3 ")
-    assert error.found[1].startswith(b"2 ")
-    assert "command 2 (b'c')" in str(error)
+    assert (caught.value.position, caught.value.expected, caught.value.found) == (1, b"a,b", b"a")
+    with pytest.raises(NotDeterministic, match="led to another state") as caught:
+        check(HashOrderInSnapshot)
+    assert caught.value.position is not None
+    assert caught.value.position < 5
 
 
 def test_snapshots_without_a_fixed_order_can_be_allowed() -> None:
     """With compare_snapshots=False only answers count."""
-    with pytest.raises(NotDeterministic, match="from byte"):
+    with pytest.raises(NotDeterministic):
         check(ForgetfulInSnapshotOnly)
     check(ForgetfulInSnapshotOnly, compare_snapshots=False)
+
+
+def test_snapshots_can_be_rarer() -> None:
+    """With a larger distance the same faults are found, later."""
+    check(Good, snapshot_every=9)
+    with pytest.raises(NotDeterministic) as caught:
+        check(Forgetful, snapshot_every=9)
+    assert caught.value.cause is Cause.SNAPSHOT
+    with pytest.raises(ValueError, match="at least 1"):
+        check(Good, snapshot_every=0)
+
+
+def test_without_other_processes_causes_are_told_as_well_as_can_be() -> None:
+    """Chance is told from state outside of the machine even then."""
+    for machine, cause in ((Dice, Cause.RANDOM), (SharedList, Cause.SHARED_STATE), (Forgetful, Cause.SNAPSHOT)):
+        with pytest.raises(NotDeterministic) as caught:
+            check(machine, other_processes=False)
+        assert caught.value.cause is cause
 
 
 def test_a_factory_has_to_be_importable_or_stay_at_home() -> None:
@@ -263,3 +385,119 @@ def test_trouble_in_another_process_is_shown() -> None:
         pytest.skip("this process has the hash seed of the other one")
     with pytest.raises(RuntimeError, match="not here"):
         check(BrokenElsewhere)
+
+
+# --- the manual clock -------------------------------------------------------------------------------------------
+
+
+def test_a_manual_clock_moves_only_by_hand() -> None:
+    """Time, index and with them the random numbers are the test's to choose."""
+    machine, other = Good(), Good()
+    clock, other_clock = ManualClock(time=50.0), ManualClock(time=50.0)
+    machine.use_clock(clock)
+    other.use_clock(other_clock)
+    first = machine.apply(b"a")
+    assert first == other.apply(b"a")
+    assert first.split()[1] == b"50.000000"
+    clock.next_entry(seconds=1.5)
+    assert (clock.now(), clock.index, clock.term) == (51.5, 2, 1)
+    assert machine.apply(b"a").split()[2] != other.apply(b"a").split()[2]
+    clock.next_entry(term=3)
+    assert (clock.now(), clock.index, clock.term) == (51.5, 3, 3)
+    with pytest.raises(ValueError, match="never goes back"):
+        clock.set(1.0)
+
+
+# --- random commands of typed machines --------------------------------------------------------------------------
+
+
+class Size(msgspec.Struct):
+    """A parameter with fields."""
+
+    width: Annotated[int, msgspec.Meta(ge=1, le=4)]
+    unit: Literal["cm", "m"] = "cm"
+
+
+class Warehouse(TypedStateMachine):
+    """Takes parameters of many types, and keeps what it was given."""
+
+    seen: dict[str, int]
+    shelves: dict[str, list[int]]
+
+    @command
+    def store(
+        self,
+        sku: str,
+        count: Annotated[int, msgspec.Meta(gt=0, multiple_of=3)] = 3,
+        *,
+        size: Size | None = None,
+        tags: frozenset[str] = frozenset(),
+        limits: tuple[int, float] = (0, 0.5),
+    ) -> int:
+        assert count > 0
+        assert count % 3 == 0
+        assert size is None or 1 <= size.width <= 4
+        self.seen[sku] = self.seen.get(sku, 0) + 1
+        return self.seen[sku]
+
+    @command
+    def arrange(self, shelf: Annotated[str, msgspec.Meta(min_length=1, max_length=2)], order: list[int]) -> None:
+        assert 1 <= len(shelf) <= 2
+        self.shelves[shelf] = order
+
+    @query
+    def count(self, sku: str) -> int:
+        return self.seen.get(sku, 0)
+
+
+@given(commands=command_sequences(Warehouse))
+def test_random_commands_fit_their_parameters(commands: list[bytes]) -> None:
+    """Every generated command is taken by the machine: types and constraints are kept."""
+    machine = Warehouse()
+    for each in commands:
+        machine.apply(each)
+
+
+@given(commands=command_sequences(Warehouse, values={"sku": st.just("bolt"), "arrange.order": st.just([1])}))
+def test_values_can_be_narrowed_down(commands: list[bytes]) -> None:
+    """A parameter's values can be given, for all commands that have one of that name or for one command."""
+    machine = Warehouse()
+    for each in commands:
+        machine.apply(each)
+    assert machine.seen.keys() <= {"bolt"}
+    assert all(order == [1] for order in machine.shelves.values())
+    check_determinism(Warehouse, commands[:20], other_processes=False)
+
+
+def test_random_commands_meet() -> None:
+    """Among a few hundred sequences there is one that uses the same key twice."""
+    assert find(command_sequences(Warehouse), _uses_a_key_twice) is not None
+
+
+def _uses_a_key_twice(commands: list[bytes]) -> bool:
+    machine = Warehouse()
+    for each in commands:
+        machine.apply(each)
+    return any(count > 1 for count in machine.seen.values())
+
+
+def test_what_has_no_values_is_named() -> None:
+    """A wrong name, a machine without commands, and a type without values are errors that say so."""
+
+    class Mute(TypedStateMachine):
+        """No commands."""
+
+    class Vague(TypedStateMachine):
+        """One parameter may be anything."""
+
+        @command
+        def take(self, thing: Any) -> None:
+            """Take it."""
+
+    with pytest.raises(ValueError, match=r"no command of Warehouse has a parameter \['colour'\]"):
+        command_sequences(Warehouse, values={"colour": st.none()})
+    with pytest.raises(TypeError, match="Mute has no commands"):
+        command_sequences(Mute)
+    with pytest.raises(TypeError, match=r"take\(\): give values for thing"):
+        command_sequences(Vague)
+    command_sequences(Vague, values={"thing": st.integers()})

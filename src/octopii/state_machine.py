@@ -191,7 +191,8 @@ class StateMachine(ABC):
         """Replace the whole state by the snapshot in `data` (read-only, contiguous, its checksum already verified).
 
         Decode first and assign last: either everything is replaced, or an exception is raised and nothing has changed.
-        Copy what is kept: `data` is unmapped after the call.
+        `data` stays what it is for as long as something refers to it, so a codec need not copy: a view that is kept
+        keeps the mapped file, and its room on the disk, until it goes.
         """
 
     def compact(self) -> None:

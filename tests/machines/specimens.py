@@ -1,5 +1,7 @@
 """One specimen of each built-in machine: how to make it, commands that bring it to life, and questions to ask it."""
 
+import asyncio
+import itertools
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -10,10 +12,13 @@ from octopii.machines import (
     AsyncStateMachine,
     CompositeStateMachine,
     CounterStateMachine,
+    DeferredWorkStateMachine,
     EventLogStateMachine,
     ImmutableStateMachine,
     IncrementalStateMachine,
+    InstrumentedStateMachine,
     KvStateMachine,
+    PersistentMap,
     RegistryStateMachine,
     ShardedStateMachine,
     TaskQueueStateMachine,
@@ -31,6 +36,8 @@ class Specimen(msgspec.Struct, frozen=True, kw_only=True):
     commands: list[bytes]
     queries: list[bytes]
     verbs: list[bytes]
+    inside: str = ""
+    """Name of the specimen whose snapshots it takes, because it passes them on."""
     fixed_order: bool = True
     """Whether equal states have equal snapshots."""
 
@@ -87,14 +94,18 @@ SPECIMENS: dict[str, Specimen] = {
             for n in range(1, 16)
             for command in (
                 b"SUBMIT\tpayload %d" % n,
-                b"SUBMIT\tother\twith tab",
-                b"CLAIM\tworker-%d" % (n % 3),
+                b"SUBMIT\tother\t%d\t%d" % (n % 4 - 1, 1 + n % 2),
+                b"CLAIM\tworker-%d\t%d" % (n % 3, 1 + n % 5),
                 b"START\t%d" % n,
+                b"CLAIM\tworker-%d" % (n % 2),
+                b"EXTEND\t%d\tworker-1\t9" % (n // 2),
                 [b"COMPLETE", b"FAIL", b"RELEASE", b"STATUS"][n % 4] + b"\t%d" % n,
+                b"FAIL\t%d" % (2 * n),
             )
         ],
-        queries=[b"STATUS\t%d" % n for n in range(10, 15)],
-        verbs=[b"SUBMIT\t", b"CLAIM\t", b"START\t", b"COMPLETE\t", b"FAIL\t", b"RELEASE\t", b"STATUS\t"],
+        queries=[b"STATUS\t%d" % n for n in range(10, 15)] + [b"DESCRIBE\t%d" % n for n in range(30)],
+        verbs=[b"SUBMIT\t", b"CLAIM\t", b"START\t", b"EXTEND\t", b"COMPLETE\t", b"FAIL\t", b"RELEASE\t", b"STATUS\t"]
+        + [b"DESCRIBE\t"],
     ),
 }
 
@@ -129,6 +140,83 @@ class ImmutableSum(ImmutableStateMachine[tuple[int, ...]]):
         """Read the numbers."""
         [state] = read_blocks("immutable-sum/1", data, msgspec.msgpack.Decoder(tuple[int, ...]))
         return state
+
+
+class ImmutableStore(ImmutableStateMachine[PersistentMap[bytes, bytes]]):
+    """A key-value store over a persistent map: SET, DELETE, GET."""
+
+    def initial(self) -> PersistentMap[bytes, bytes]:
+        """Start with an empty map."""
+        return PersistentMap()
+
+    def transition(
+        self, state: PersistentMap[bytes, bytes], command: bytes
+    ) -> tuple[PersistentMap[bytes, bytes], bytes]:
+        """Return the changed map."""
+        match command.split(b" "):
+            case [b"SET", key, value]:
+                return state.set(key, value), b"OK"
+            case [b"DELETE", key] if key in state:
+                return state.delete(key), b"OK"
+        raise CommandError("SET <key> <value> or DELETE <key>")
+
+    def answer(self, state: PersistentMap[bytes, bytes], query: bytes) -> bytes:
+        """Answer the value."""
+        if query not in state:
+            raise CommandError("no such key")
+        return state[query]
+
+    def encode(self, state: PersistentMap[bytes, bytes]) -> Iterator[bytes]:
+        """Write the pairs, a few thousand to a block."""
+        pairs = iter(state.items())
+        return write_blocks("immutable-store/1", iter(lambda: list(itertools.islice(pairs, 4096)), []))
+
+    def decode(self, data: memoryview) -> PersistentMap[bytes, bytes]:
+        """Read the pairs."""
+        shape = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]])
+        blocks = read_blocks("immutable-store/1", data, shape)
+        return PersistentMap({key: value for block in blocks for key, value in block})
+
+
+class Echo(AsyncStateMachine):
+    """Keeps the last commands, by way of coroutines that wait for each other."""
+
+    def __init__(self) -> None:
+        self.kept: list[bytes] = []
+
+    async def apply(self, command: bytes) -> bytes:
+        """Append the command, after a turn of the loop."""
+        if len(command) > 20:
+            raise CommandError("too long")
+        task = asyncio.create_task(asyncio.sleep(0))
+        await task
+        self.kept = [*self.kept[-9:], command]
+        return b"%d" % len(self.kept)
+
+    async def query(self, command: bytes) -> bytes:
+        """Answer how often a command is there; writing has no query."""
+        if not command.startswith(b"?"):
+            raise CommandError("ask by ?")
+        return b"%d" % self.kept.count(command[1:])
+
+    async def compact(self) -> None:
+        """Drop half, far in the future."""
+        if self.clock.now() > 2_000_000_000:
+            del self.kept[::2]
+
+    def snapshot(self) -> Callable[[], Iterator[bytes]]:
+        """Freeze the list, which is never changed."""
+        kept = list(self.kept)
+        return lambda: write_blocks("echo/1", [kept])
+
+    def restore(self, data: memoryview) -> None:
+        """Read the list."""
+        [self.kept] = read_blocks("echo/1", data, msgspec.msgpack.Decoder(list[bytes]))
+
+
+def instrumented() -> InstrumentedStateMachine:
+    """A key-value store on a timer that counts its calls."""
+    return InstrumentedStateMachine(KvStateMachine(), timer=itertools.count().__next__)
 
 
 def two_parts() -> CompositeStateMachine:
@@ -179,14 +267,26 @@ SPECIMENS |= {
     "immutable": Specimen(
         factory=ImmutableSum, commands=[b"%d" % n for n in range(-3, 30)], queries=[b"SUM", b"?"], verbs=[]
     ),
+    "immutable_store": Specimen(
+        factory=ImmutableStore,
+        commands=[b"SET k%d v%d" % (n * 7 % 40, n) for n in range(60)] + [b"DELETE k%d" % n for n in range(0, 50, 3)],
+        queries=[b"k%d" % n for n in range(40)],
+        verbs=[b"SET ", b"DELETE "],
+    ),
+    "async": Specimen(
+        factory=Echo, commands=[b"word%d" % (n % 7) for n in range(30)], queries=[b"?word1", b"?"], verbs=[b"?"]
+    ),
+    "instrumented": Specimen(
+        factory=instrumented, commands=_kv.commands, queries=_kv.queries, verbs=_kv.verbs, inside="kv"
+    ),
     "versioned": Specimen(
         factory=versioned,
         commands=[b"SET k%d v%d" % (n % 5, n) for n in range(60)] + [b"DELETE k2", b"DELETE k9", b"GET_AT 50 k1"],
         queries=[b"VERSION", b"GET k2", b"GET_AT 55 k2", b"GET_AT 3 k1"] + [b"GET k%d" % n for n in range(6)],
         verbs=[b"SET ", b"GET ", b"DELETE ", b"GET_AT ", b"VERSION"],
     ),
-    "async": Specimen(
-        factory=AsyncStateMachine,
+    "deferred_work": Specimen(
+        factory=DeferredWorkStateMachine,
         commands=[
             command
             for n in range(1, 25)

@@ -91,7 +91,9 @@ def test_a_snapshot_that_is_cut_is_refused(specimen: Specimen) -> None:
 def test_a_snapshot_of_another_machine_is_refused(specimen: Specimen) -> None:
     """No machine takes another one's snapshot."""
     machine = specimen.factory()
-    for other in SPECIMENS.values():
+    for name, other in SPECIMENS.items():
+        if other.inside or name == specimen.inside:
+            continue
         if other is not specimen:
             with pytest.raises(ValueError, match="snapshot"):
                 machine.restore(memoryview(written(alive(other))))

@@ -1,15 +1,15 @@
 """The pattern machines: what each one adds to the machines that it holds or to the store that it is."""
 
 import json
-from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from octopii.blocks import TARGET_BLOCK_BYTES
-from octopii.errors import ApplyFailed, CommandError
+from octopii.errors import CommandError
 from octopii.machines import (
-    AsyncStateMachine,
     CompositeStateMachine,
     CounterStateMachine,
     ImmutableStateMachine,
@@ -18,7 +18,6 @@ from octopii.machines import (
     ShardedStateMachine,
     VersionedStateMachine,
 )
-from octopii.machines.asynchronous import KEEP_FINISHED_SECONDS, LEASE_SECONDS, work_once
 from octopii.state_machine import ClockDriver, SnapshotSource, StateMachine
 from tests.machines.specimens import written
 
@@ -212,21 +211,60 @@ def test_every_version_can_be_asked() -> None:
         machine.query(b"GET_AT 5 a")
 
 
-def test_compaction_forgets_old_versions_but_no_current_value() -> None:
+def test_a_write_forgets_the_oldest_version_but_no_current_value() -> None:
     """The newest versions stay exact; older ones are refused; keys deleted before them are gone."""
     machine = VersionedStateMachine(keep_versions=2)
     for command in (b"SET old 1", b"SET a 2", b"SET gone 3", b"DELETE gone", b"SET a 5", b"SET a 6"):
         machine.apply(command)
-    before = len(written(machine))
-    machine.compact()
     assert machine.query(b"GET_AT 5 a") == b"5"
     assert machine.query(b"GET_AT 5 old") == b"1"
     assert machine.query(b"GET_AT 6 gone") == b"NOT_FOUND"
     with pytest.raises(CommandError, match="5 to 6 are kept"):
         machine.query(b"GET_AT 4 a")
     assert b"gone" not in written(machine)
-    assert len(written(machine)) < before
     assert machine.apply(b"SET gone 7") == b"7"
+
+
+def test_the_whole_store_can_be_looked_at_in_any_kept_version() -> None:
+    """`query_at_version` is a mapping of the store as it was; for a version that is not kept it raises."""
+    machine = VersionedStateMachine(keep_versions=3)
+    for command in (b"SET a 1", b"SET b 2", b"DELETE a", b"SET a 4"):
+        machine.apply(command)
+    assert [dict(machine.query_at_version(version)) for version in (2, 3, 4)] == [
+        {b"a": b"1", b"b": b"2"},
+        {b"b": b"2"},
+        {b"a": b"4", b"b": b"2"},
+    ]
+    for version in (1, 5):
+        with pytest.raises(CommandError, match="2 to 4 are kept"):
+            machine.query_at_version(version)
+
+
+@given(
+    steps=st.lists(st.tuples(st.sampled_from([b"a", b"b", b"c"]), st.sampled_from([b"1", b"2", None])), max_size=60),
+    keep=st.integers(1, 12),
+)
+def test_versions_are_what_copies_would_be(steps: list[tuple[bytes, bytes | None]], keep: int) -> None:
+    """Every kept version equals a copy of the store made at its time, before and after a snapshot."""
+    machine = VersionedStateMachine(keep_versions=keep)
+    copies: list[dict[bytes, bytes]] = [{}]
+    for key, value in steps:
+        changed = dict(copies[-1])
+        if value is not None:
+            changed[key] = value
+        elif changed.pop(key, None) is None:
+            assert machine.apply(b"DELETE " + key) == b"NOT_FOUND"
+            continue
+        copies.append(changed)
+        command = b"DELETE " + key if value is None else b"SET %b %b" % (key, value)
+        assert machine.apply(command) == b"%d" % (len(copies) - 1)
+    restored = VersionedStateMachine(keep_versions=keep)
+    restored.restore(memoryview(written(machine)))
+    for tested in (machine, restored):
+        kept = {version: dict(tested.query_at_version(version)) for version in range(len(copies))[-keep:]}
+        assert kept == {version: copies[version] for version in range(len(copies))[-keep:]}
+        assert sum(len(history.versions) - history.first for history in tested._histories.values()) <= keep + 2
+    assert written(restored) == written(machine)
 
 
 def test_a_young_store_survives_compaction_and_a_snapshot() -> None:
@@ -336,96 +374,3 @@ def test_an_incremental_snapshot_without_its_parts_is_refused() -> None:
     with pytest.raises(ValueError, match="not a snapshot with a base"):
         machine.restore(memoryview(written(dice_and_counter())))
     assert machine.query(b"GET a") == b"1"
-
-
-# --- async ------------------------------------------------------------------------------------------------------
-
-
-def take(machine: AsyncStateMachine, worker: bytes) -> Any:
-    answer = machine.apply(b"TAKE\t" + worker)
-    return None if answer == b"NONE" else json.loads(answer)
-
-
-def outcome(machine: AsyncStateMachine, request_id: int) -> Any:
-    return json.loads(machine.query(b"RESULT\t%d" % request_id))
-
-
-def test_a_request_is_taken_and_finished() -> None:
-    """Requests are handed out oldest first, each once, and the result can be asked for."""
-    machine = AsyncStateMachine()
-    assert [machine.apply(b"REQUEST\tfetch\t%d" % n) for n in (1, 2)] == [b"1", b"2"]
-    first, second = take(machine, b"w1"), take(machine, b"w2")
-    assert first == {"id": 1, "payload": "fetch\t1", "token": 1}
-    assert second["id"] == 2
-    assert take(machine, b"w3") is None
-    assert outcome(machine, 1) == {"id": 1, "status": "taken", "worker": "w1", "result": None}
-    assert machine.apply(b"FINISH\t1\t1\tdone\tor so") == b"OK"
-    assert machine.apply(b"FINISH\t1\t1\tagain") == b"LATE"
-    assert outcome(machine, 1) == {"id": 1, "status": "finished", "worker": "w1", "result": "done\tor so"}
-
-
-def test_a_request_whose_worker_is_silent_is_handed_out_again() -> None:
-    """After the lease another worker gets it under a new token, and the first one comes too late."""
-    machine = AsyncStateMachine()
-    for _ in range(2):
-        machine.apply(b"REQUEST\tfetch")
-    first = take(machine, b"w1")
-    machine.clock.advance(LEASE_SECONDS / 2)
-    other = take(machine, b"w2")
-    machine.clock.advance(LEASE_SECONDS / 2)
-    copy = AsyncStateMachine()
-    copy.restore(memoryview(written(machine)))
-    copy.clock.set(machine.clock.now())
-    for tested in (machine, copy):
-        again = take(tested, b"w3")
-        assert (again["id"], again["token"]) == (1, 3)
-        assert take(tested, b"w3") is None
-        assert tested.apply(b"FINISH\t1\t%d\tlate" % first["token"]) == b"LATE"
-        assert tested.apply(b"FINISH\t1\t3\tgood") == b"OK"
-        assert tested.apply(b"FINISH\t2\t%d\tgood" % other["token"]) == b"OK"
-        assert outcome(tested, 1)["result"] == "good"
-
-
-def test_results_are_dropped_after_a_day() -> None:
-    """Compaction drops finished requests only, and ids are not used again."""
-    machine = AsyncStateMachine()
-    for _ in range(2):
-        machine.apply(b"REQUEST\tfetch")
-    take(machine, b"w")
-    machine.apply(b"FINISH\t1\t1\tdone")
-    machine.clock.advance(KEEP_FINISHED_SECONDS + 1)
-    machine.compact()
-    with pytest.raises(CommandError, match="no such request"):
-        outcome(machine, 1)
-    assert outcome(machine, 2)["status"] == "waiting"
-    assert machine.apply(b"REQUEST\tfetch") == b"3"
-
-
-def run(coroutine: Coroutine[Any, Any, bool]) -> bool:
-    """Run a coroutine that never waits for anything."""
-    with pytest.raises(StopIteration) as stopped:
-        coroutine.send(None)
-    return bool(stopped.value.value)
-
-
-def test_a_worker_takes_performs_and_finishes() -> None:
-    """`work_once` hands the result in; with nothing to do it says so; a failing worker leaves the request taken."""
-    machine = AsyncStateMachine()
-    machine.apply("REQUEST\tgrüß".encode())
-
-    async def propose(command: bytes) -> bytes:
-        return machine.apply(command)
-
-    async def perform(request_id: int, payload: str) -> str:
-        return f"{request_id}: {payload.upper()}"
-
-    async def fail(request_id: int, payload: str) -> str:
-        raise ApplyFailed("no", exception="Any")
-
-    assert run(work_once(propose, worker="w", perform=perform))
-    assert outcome(machine, 1)["result"] == "1: GRÜSS"
-    assert not run(work_once(propose, worker="w", perform=perform))
-    machine.apply(b"REQUEST\tx")
-    with pytest.raises(ApplyFailed):
-        work_once(propose, worker="w", perform=fail).send(None)
-    assert outcome(machine, 2)["status"] == "taken"

@@ -1,8 +1,9 @@
 """State as one value that is never changed: a command is a pure function from the old state to a new one.
 
 What it brings: a command that raises, whatever it raises, has changed nothing; and a snapshot is frozen at no cost,
-since the value that it holds stays as it is while later commands go on. What it costs: a new value per command, so keep
-the state small or build it from parts that old and new share.
+since the value that it holds stays as it is while later commands go on. What it costs: a new value per command. A tuple
+does for a small state; a large one is a `PersistentMap` (or a tuple of them), whose old and new versions share all but
+the path to what changed.
 
     class Totals(ImmutableStateMachine[tuple[int, int]]):
         def initial(self) -> tuple[int, int]:
