@@ -25,7 +25,7 @@ from octopii.node.gathering import Command, Gatherer
 from octopii.node.host import ThreadSink, settle
 from octopii.node.operations import AsyncOperations, BlockingOperations, Kind, Operation, ask, value_of
 from octopii.node.security import make_context
-from octopii.node.transport import Connection, Frames, dial, unexpected
+from octopii.node.transport import Connection, Frames, dial, explained, reason_of, unexpected
 from octopii.wire import requests
 from octopii.wire.call import CallLimits, CallMachine, Fail, Resolve
 from octopii.wire.codec import Answer
@@ -137,7 +137,6 @@ class ClientCore:
         )
         self._turn_due = False
         self._timer: asyncio.TimerHandle | None = None
-        self.refusal: RefusedError | None = None
         self._closed = False
 
     # --- calls --------------------------------------------------------------------------------------------------
@@ -200,7 +199,7 @@ class ClientCore:
             for call_id, result in action.results:
                 self._answer(call_id, result)
         elif isinstance(action, Fail):
-            self._answer(action.call_id, self._explained(action.error))
+            self._answer(action.call_id, action.error)
         elif isinstance(action, Connect):
             task = self._loop.create_task(self._dial(action.address))
             self._tasks.add(task)
@@ -209,12 +208,6 @@ class ClientCore:
             line = self._lines.pop(action.address, None)
             if line is not None:
                 line.connection.close()
-
-    def _explained(self, error: OctopiiError) -> BaseException:
-        """A cluster that refuses this client is a better explanation than that no leader was found."""
-        if self.refusal is not None and type(error).__name__ == "NoLeader":
-            return self.refusal
-        return error
 
     def _expect(self, call_id: int, resolve: Callable[[object], None]) -> None:
         self._resolve[call_id] = resolve
@@ -232,22 +225,21 @@ class ClientCore:
         try:
             await dial(address, line.connection, tls=self.settings.tls, seconds=dial_seconds)
         except (OSError, ValueError) as error:
-            self.disconnected(line, error)
+            self.disconnected(line, explained(error))
 
     def connected(self, line: _Line, node_id: int) -> None:
         """A node has admitted us."""
         if self._lines.get(line.address) is line:
-            self.refusal = None
             self.machine.connected(line.address, node_id=node_id, now=time.monotonic())
             self._wake()
 
     def disconnected(self, line: _Line, error: BaseException | None) -> None:
         """A connection broke, was refused, or could not be made."""
-        if isinstance(error, RefusedError):
-            self.refusal = error
         if self._lines.get(line.address) is line:
             del self._lines[line.address]
-            self.machine.disconnected(line.address, now=time.monotonic())
+            why = reason_of(error)
+            refusal = error if isinstance(error, RefusedError) else None
+            self.machine.disconnected(line.address, now=time.monotonic(), why=why, refusal=refusal)
             self._wake()
 
     def replied(self, line: _Line, replies: list[requests.Reply]) -> None:

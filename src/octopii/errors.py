@@ -11,6 +11,7 @@
 Each exception carries its facts as typed attributes beside the message, so that programs never parse text.
 """
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 
@@ -26,11 +27,21 @@ class NotApplied(OctopiiError):
 
 
 class NoLeader(NotApplied):
-    """No leader was known or reachable; `leader` is the last one heard of, if any."""
+    """No leader was known or reachable; `leader` is the last one heard of, if any.
 
-    def __init__(self, message: str = "the cluster has no leader at the moment", *, leader: int | None = None) -> None:
+    `unreachable` says of the addresses that a client has tried in vain what was the matter with each.
+    """
+
+    def __init__(
+        self,
+        message: str = "the cluster has no leader at the moment",
+        *,
+        leader: int | None = None,
+        unreachable: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.leader = leader
+        self.unreachable = dict(unreachable or {})
 
 
 class Overloaded(NotApplied):

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from octopii.errors import NoLeader
-from octopii.wire.call import CallLimits
+from octopii.errors import BadCertificate, NoLeader
+from octopii.wire.call import CallLimits, CallMachine, Fail
 from octopii.wire.links import Connect, LinkLimits, Links
 from octopii.wire.requests import Consistency, LeaderHint
 from tests.wire.model_cluster import Faults, cluster, silent
@@ -133,3 +133,69 @@ def test_a_node_that_keeps_to_itself_ignores_hints() -> None:
     model.run(2.0)
     assert model.outcomes == {call: [b"ok:x"]}
     assert set(model._links) == {"n1"}
+
+
+def test_an_error_says_of_each_address_what_was_the_matter() -> None:
+    """A call that found nobody names every address that was tried, for people and as data."""
+    machine = CallMachine(["a:1", "b:2"], rng=random.Random(1))
+    call = machine.propose([b"x"], deadline=1.0)
+    now = 0.0
+    for _ in range(2):
+        [dial] = machine.poll(now)
+        assert isinstance(dial, Connect)
+        machine.disconnected(dial.address, now=now, why=f"no answer of {dial.address}")
+        now = machine.next_wake(now) or 1.0
+    machine.tick(1.0)
+    [failed] = [action for action in machine.poll(1.0) if isinstance(action, Fail)]
+    assert failed.call_id == call
+    assert isinstance(failed.error, NoLeader)
+    assert failed.error.unreachable == {"a:1": "no answer of a:1", "b:2": "no answer of b:2"}
+    assert "a:1: no answer of a:1" in str(failed.error)
+
+
+def _turned_away(machine: CallMachine, *, times: int, patience: float) -> tuple[list[Fail], float]:
+    """Have every dial be refused for the certificate's sake; returns what failed, and when."""
+    now, refused = 0.0, 0
+    while now < patience:
+        failed = []
+        while actions := machine.poll(now):
+            failed += [action for action in actions if isinstance(action, Fail)]
+            for address in [action.address for action in actions if isinstance(action, Connect)]:
+                error = BadCertificate("not this one") if refused < times else None
+                refused += error is not None
+                machine.disconnected(address, now=now, why="gone", refusal=error)
+        if failed:
+            return failed, now
+        now = min(machine.next_wake(now) or patience, patience)
+        machine.tick(now)
+    return [action for action in machine.poll(now) if isinstance(action, Fail)], now
+
+
+def test_a_client_that_every_node_turns_away_gives_up_at_once() -> None:
+    """Refused by each address some times in a row, it raises the refusal long before its deadline."""
+    machine = CallMachine(["a:1", "b:2"], rng=random.Random(1))
+    calls = [machine.propose([b"x"], deadline=60.0) for _ in range(2)]
+    failed, now = _turned_away(machine, times=100, patience=60.0)
+    assert [one.call_id for one in failed] == calls
+    assert all(isinstance(one.error, BadCertificate) for one in failed)
+    assert failed[0].error is not failed[1].error
+    assert now < 5.0
+
+
+def test_one_refusal_is_no_reason_to_give_up() -> None:
+    """What looked like a refusal may have been a node that stopped: the call goes on until its deadline."""
+    machine = CallMachine(["a:1", "b:2"], rng=random.Random(1))
+    machine.propose([b"x"], deadline=20.0)
+    failed, now = _turned_away(machine, times=3, patience=20.0)
+    assert now == 20.0
+    assert isinstance(failed[0].error, NoLeader)
+
+
+def test_who_is_not_patient_dials_each_address_once() -> None:
+    """Without patience a call fails as soon as no address could be reached."""
+    limits = CallLimits(links=LinkLimits(patient=False))
+    machine = CallMachine(["a:1", "b:2"], rng=random.Random(1), limits=limits)
+    machine.query([b"x"], consistency=Consistency.STALE, deadline=20.0, now=0.0)
+    failed, now = _turned_away(machine, times=0, patience=20.0)
+    assert isinstance(failed[0].error, NoLeader)
+    assert now < 1.0

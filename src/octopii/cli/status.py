@@ -8,11 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from octopii.cli.exits import EXIT_NOT_APPLIED, fail, one_line_errors
+from octopii.cli.exits import EXIT_NOT_APPLIED, EXIT_REFUSED, fail, one_line_errors
 from octopii.cli.options import CaOption, CertificateOption, ClusterOption, JsonOption, KeyOption, TimeoutOption, Tls
 from octopii.client import BlockingClient
 from octopii.config import parse_address
-from octopii.errors import ConfigError, OctopiiError
+from octopii.errors import ConfigError, NoLeader, OctopiiError, RefusedError
 from octopii.wire.call import CallLimits
 from octopii.wire.links import LinkLimits
 
@@ -37,9 +37,9 @@ def status(
         nodes = all_statuses(cluster.split(","), Tls(tls_ca, tls_cert, tls_key), timeout=timeout)
     answering = [node for node in nodes if "error" not in node]
     if not answering:
-        fail(
-            "no node answered: " + "; ".join(f"{node['address']}: {node['error']}" for node in nodes), EXIT_NOT_APPLIED
-        )
+        text = "; ".join(f"{node['address']}: {node['error']}" for node in nodes)
+        code = EXIT_REFUSED if all(node.get("refused") for node in nodes) else EXIT_NOT_APPLIED
+        fail(f"no node answered: {text}", code)
     if as_json:
         print(json.dumps({"leader": leader_of(answering), "nodes": nodes}))
     else:
@@ -78,7 +78,7 @@ def all_statuses(addresses: list[str], tls: Tls, *, timeout: float) -> list[dict
 
 def _status_of(address: str, tls: Tls, timeout: float) -> dict[str, Any]:
     """What one node says of itself, wherever the leader is."""
-    limits = CallLimits(links=LinkLimits(follow_leader=False))
+    limits = CallLimits(links=LinkLimits(follow_leader=False, patient=False))
     try:
         with BlockingClient(
             [address],
@@ -91,8 +91,11 @@ def _status_of(address: str, tls: Tls, timeout: float) -> dict[str, Any]:
             return {"address": address, **client.status()}
     except ConfigError:
         raise
+    except RefusedError as error:
+        return {"address": address, "error": str(error), "refused": True}
     except OctopiiError as error:
-        return {"address": address, "error": str(error)}
+        why = error.unreachable.get(address) if isinstance(error, NoLeader) else None
+        return {"address": address, "error": why or str(error)}
 
 
 def _completed(asked: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 
 from octopii.config import Config
-from octopii.errors import OctopiiError, ShuttingDown
+from octopii.errors import ShuttingDown
 from octopii.node.local_calls import LOCAL, LocalCalls
 from octopii.node.switchboard import Switchboard
 from octopii.node.transport import Connection
@@ -138,8 +138,7 @@ class Engine:
         if self.failed is None:
             self.failed = error
             logger.critical("node %d has failed: %s: %s", self.config.node_id, type(error).__name__, error)
-            text = f"node {self.config.node_id} has failed: {error}"
-            self.calls.give_up(error if isinstance(error, OctopiiError) else ShuttingDown(text))
+            self.calls.give_up(ShuttingDown(f"node {self.config.node_id} has failed ({error})"))
             self.board.shut()
             self._notify()
 

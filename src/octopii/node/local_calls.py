@@ -11,7 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from octopii.config import Config
-from octopii.errors import OctopiiError
+from octopii.errors import NotApplied, OctopiiError
 from octopii.node.gathering import Command, Gatherer
 from octopii.wire.call import CallLimits, CallMachine, Fail, Resolve
 from octopii.wire.courier import Send
@@ -42,7 +42,7 @@ class LocalCalls:
         )
         self._inbox: deque[Handed] = deque()
         self._resolve: dict[int, Callable[[object], None]] = {}
-        self._end: OctopiiError | None = None
+        self._end: NotApplied | None = None
 
     # --- from any thread ----------------------------------------------------------------------------------------
 
@@ -110,14 +110,22 @@ class LocalCalls:
 
     def close(self, now: float) -> None:
         """End all calls under way; `give_up` follows when the thread is about to end."""
-        self._machine.close()
+        self._machine.close(f"node {self._node_id} is stopping")
         self.move(now)
 
-    def give_up(self, error: OctopiiError) -> None:
-        """Nothing more will happen here: fail whatever waits, and whatever is brought from now on."""
+    def give_up(self, error: NotApplied) -> None:
+        """Nothing more will happen here: fail whatever waits, and whatever is brought from now on.
+
+        What was begun may be in the log: it gets the error that its fate deserves.
+        """
         self._end = error
-        for call_id in list(self._resolve):
-            self._answer(call_id, error)
+        self._machine.close(str(error))
+        for action in self._machine.poll(0.0):
+            if isinstance(action, Resolve):
+                for call_id, result in action.results:
+                    self._answer(call_id, result)
+            elif isinstance(action, Fail):
+                self._answer(action.call_id, action.error)
         self._gatherer.give_up(error)
         self._give_up_inbox(error)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from octopii.config import Config
 from octopii.errors import OctopiiError, RefusedError, RemovedNode, WipedNode
-from octopii.node.transport import Connection, Frames, dial, unexpected
+from octopii.node.transport import Connection, Frames, dial, explained, reason_of, unexpected
 from octopii.wire.handshake import Handshake, Hello, Role
 from octopii.wire.peer_frames import PeerOutput, encode_peer_frames
 from octopii.wire.requests import SnapshotChunk, SnapshotOffer
@@ -81,8 +81,9 @@ class Link:
                 await dial(address, connection, tls=links.tls, seconds=config.handshake_timeout)
                 async with asyncio.timeout(config.handshake_timeout):
                     await links.until(lambda: self._up or self._connection is not connection)
-        except (OSError, ssl.SSLError, TimeoutError) as error:
-            self._note(f"cannot reach node {self.peer}: {error or type(error).__name__}", error)
+        except (OSError, ValueError) as raised:  # timeouts and `ssl.SSLError` too, and names that are none
+            error = explained(raised)
+            self._note(f"cannot reach node {self.peer}: {reason_of(error)}", error)
             if self._connection is not None:
                 self._connection.abort()
                 self._connection = None

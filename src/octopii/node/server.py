@@ -15,7 +15,7 @@ from typing import Protocol
 from octopii.config import Config, parse_address
 from octopii.errors import OctopiiError
 from octopii.node.transport import Connection, Frames, unexpected
-from octopii.wire.frames import FrameType, encode_frame
+from octopii.wire.frames import FrameType, Greeting, encode_frame, encode_greeting
 from octopii.wire.handshake import Handshake, Hello, Role
 from octopii.wire.peer_frames import PeerOutput, decode_peer_frame
 from octopii.wire.requests import Reply, Request, SessionEnd, decode_request, encode_reply
@@ -88,6 +88,7 @@ class Server:
             port,
             ssl=self._tls,
             ssl_handshake_timeout=self._config.handshake_timeout if self._tls else None,
+            ssl_shutdown_timeout=self._config.handshake_timeout if self._tls else None,
             backlog=512,
         )
         port = self._server.sockets[0].getsockname()[1]
@@ -98,7 +99,8 @@ class Server:
         config = self._config
         if len(self._strangers) + len(self._admitted) >= config.max_connections:
             self.refused_connections += 1
-            connection.abort()
+            connection.write(encode_greeting(Greeting()))  # a word, so that nobody thinks that its certificate is bad
+            connection.close()
             return
         if len(self._strangers) >= config.max_handshakes:
             oldest = next(iter(self._strangers))

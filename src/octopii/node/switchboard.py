@@ -126,25 +126,32 @@ class Switchboard:
 
     # --- what the server says -----------------------------------------------------------------------------------
 
-    def peer_said(self, peer: int, outputs: list[PeerOutput]) -> None:
-        """Messages of another node. Only a `WireError` is the peer's fault; a log that fails, say, is this node's."""
-        receive = self._replica.receive
+    def _tell(self, say: Callable[[], None]) -> None:
+        """Have the replica told something. Only a `WireError` is the other side's fault, anything else this node's."""
         try:
-            for output in outputs:
-                receive(peer, output)
+            say()
         except WireError:
             raise
         except BaseException as error:  # noqa: BLE001  (a node that goes on after this might harm its data)
             self._fail(error)
         self._wake()
 
+    def peer_said(self, peer: int, outputs: list[PeerOutput]) -> None:
+        """Messages of another node."""
+        receive = self._replica.receive
+
+        def receive_all() -> None:
+            for output in outputs:
+                receive(peer, output)
+
+        self._tell(receive_all)
+
     def peer_arrived(self, hello: Hello) -> None:
         """Another node has connected: it is dialled as well, at the address that it names."""
         if hello.address:
             self._seen_addresses[hello.node_id] = hello.address
-        self._replica.joining.met(facts_of(hello))
+        self._tell(lambda: self._replica.joining.met(facts_of(hello)))
         self.keep_links()
-        self._wake()
 
     def client_arrived(self, connection: Connection) -> None:
         """A client has connected."""
@@ -154,9 +161,12 @@ class Switchboard:
 
     def client_asked(self, connection: Connection, requests: list[Request]) -> None:
         """Requests of a client."""
-        for request in requests:
-            self._replica.request(connection, request)
-        self._wake()
+
+        def ask_all() -> None:
+            for request in requests:
+                self._replica.request(connection, request)
+
+        self._tell(ask_all)
 
     def client_left(self, connection: Connection) -> None:
         """A client is gone; what it asked for may still happen."""
@@ -194,19 +204,15 @@ class Switchboard:
         self.links.keep(peers - {self._config.node_id})
 
     def _link_up(self, peer: int, hello: Hello) -> None:
-        self._replica.peer_connected(facts_of(hello))
-        self._wake()
+        self._tell(lambda: self._replica.peer_connected(facts_of(hello)))
 
     def _link_down(self, peer: int) -> None:
-        self._replica.peer_disconnected(peer)
-        self._wake()
+        self._tell(lambda: self._replica.peer_disconnected(peer))
 
     def _snapshot_link_down(self, peer: int) -> None:
         """A snapshot broke off: it is offered again at once, and goes on where it was."""
         if peer in self._replica.connected:
-            self._replica.senders.connected(peer)
-            self._wake()
+            self._tell(lambda: self._replica.senders.connected(peer))
 
     def _refused(self, peer: int, error: RefusedError) -> None:
-        self._replica.peer_refused(peer, error)
-        self._wake()
+        self._tell(lambda: self._replica.peer_refused(peer, error))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol, cast
 
 from octopii.config import parse_address
-from octopii.errors import OctopiiError
+from octopii.errors import BadCertificate, OctopiiError
 from octopii.node.security import certificate_name
 from octopii.wire.frames import FrameType, UnexpectedMessage, WireError
 from octopii.wire.handshake import Handshake, Hello, decode_refusal, error_of_refusal
@@ -49,6 +49,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._error: BaseException | None = None
         self._told_closed = False
+        self._heard = False
         self.peer: Hello | None = None
         self.address = ""
         self.paused = False
@@ -66,6 +67,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Cut what came into frames."""
+        self._heard = True
         try:
             if self.peer is None:
                 self._shake_hands(data)
@@ -107,7 +109,17 @@ class Connection(asyncio.Protocol):
         """Tell the owner, once."""
         if not self._told_closed:
             self._told_closed = True
-            self._owner.closed(self, self._error or error)
+            self._owner.closed(self, self._error or self._why_lost(error))
+
+    def _why_lost(self, error: BaseException | None) -> BaseException | None:
+        handshake, transport = self._handshake, self._transport
+        if handshake is None or transport is None or self._heard or not handshake.is_dialer:
+            return error if error is None else explained(error)
+        # Both sides greet at once. In TLS 1.3 the accepting one looks at certificates last, when the dialling one
+        # thinks that all is well, and these event loops close such a connection without telling the reason.
+        if transport.get_extra_info("sslcontext") is not None:
+            return BadCertificate("the other side closed the connection when it had seen this one's certificate")
+        return WireError("the other side closed the connection without a word; it may expect TLS")
 
     # --- the owner's side ---------------------------------------------------------------------------------------
 
@@ -164,6 +176,29 @@ class Connection(asyncio.Protocol):
 def unexpected(frame_type: int, where: str) -> UnexpectedMessage:
     """The error for a frame that has no place on this kind of connection."""
     return UnexpectedMessage(f"a frame of type {frame_type} on {where}")
+
+
+def explained(error: BaseException) -> BaseException:
+    """What TLS says of certificates as the package's own error; anything else as it is."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return BadCertificate(f"the other side's certificate is not accepted: {error.verify_message}")
+    if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
+        said = error.reason.rpartition("ALERT_")[2].replace("_", " ").lower()
+        return BadCertificate(f"the other side does not accept this one's certificate: {said}")
+    return error
+
+
+def reason_of(error: BaseException | None) -> str:
+    """Why a connection could not be made, or ended, in words for people."""
+    if error is None:
+        return "it closed the connection"
+    if isinstance(error, TimeoutError):
+        return "it does not answer"
+    if isinstance(error, ssl.SSLError) and error.reason in ("WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG"):
+        return "it does not speak TLS"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
 
 
 async def dial(address: str, connection: Connection, *, tls: ssl.SSLContext | None, seconds: float) -> None:

@@ -165,6 +165,17 @@ class RawNode:
         """The membership in force."""
         return self._state.conf
 
+    @property
+    def is_voter(self) -> bool:
+        """Whether this node votes."""
+        return self._state.is_voter
+
+    @property
+    def silence(self) -> float:
+        """Seconds, in whole ticks, since a leader was heard (or since the start)."""
+        state = self._state
+        return state.ticks_since_leader * state.config.tick_seconds
+
     def match_index(self, node_id: int) -> int:
         """How far a member's log is known to match; 0 unless this node leads and knows it."""
         progress = self._state.progress.get(node_id)

@@ -120,7 +120,7 @@ class Inbox:
         elif isinstance(message, requests.SnapshotProgress):
             replica.senders.progress(peer, message, replica.now)
         elif isinstance(message, requests.SnapshotDone):
-            replica.senders.done(peer, message)
+            replica.senders.done(peer, message, replica.now)
         elif isinstance(message, requests.SnapshotRefused):
             logger.warning("node %d refused a snapshot: %s", peer, message.text)
             replica.senders.refused(peer)

@@ -40,10 +40,12 @@ from octopii.raft import (
     RaftConfig,
     RawNode,
     Ready,
+    SoftState,
 )
 from octopii.replica.admin import Admin
 from octopii.replica.applying import Applying
 from octopii.replica.calls import Calls, Leadership
+from octopii.replica.elections import ElectionLog
 from octopii.replica.founding import Joining, PeerFacts
 from octopii.replica.health import DiskRoom, Vitals
 from octopii.replica.identity import Founding, IdentityStore
@@ -132,6 +134,7 @@ class Replica:
         self.inbox = Inbox(self)
         self.admin = Admin(self)
         self.upkeep = Upkeep(self, now)
+        self._elections = ElectionLog(config.node_id)
         self.refused: OctopiiError | None = None
         self.warnings: dict[str, str] = {}
         self.connected: set[int] = set()
@@ -369,7 +372,7 @@ class Replica:
     def _handle(self, ready: Ready) -> None:
         """Write what a Ready has for the disk, and pass on the rest."""
         if ready.soft_state is not None:
-            self._leadership_changed(ready.soft_state.leader)
+            self._leadership_changed(ready.soft_state)
         self.writes.take(ready)
         if ready.snapshot is not None:
             self._install(ready.snapshot.metadata.index)
@@ -416,8 +419,9 @@ class Replica:
 
     # --- leadership ---------------------------------------------------------------------------------------------
 
-    def _leadership_changed(self, leader: int) -> None:
-        leadership = self.leadership
+    def _leadership_changed(self, state: SoftState) -> None:
+        self._elections.observe(state, silent_seconds=self.raft.silence, is_voter=self.raft.is_voter)
+        leadership, leader = self.leadership, state.leader
         was_leader, old = leadership.is_leader, leadership.leader
         term = self.raft.term
         if leader == old and term == leadership.term:
@@ -433,8 +437,6 @@ class Replica:
         self.admin.leadership_changed()
         self.upkeep.leadership_changed()
         self.joining.leadership_changed()
-        if leader:
-            logger.info("node %d: node %d leads in term %d", self.config.node_id, leader, term)
 
     def _address_of(self, node_id: int) -> str:
         if node_id == self.config.node_id:

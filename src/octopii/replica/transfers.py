@@ -12,6 +12,7 @@ is bound to a call's timeout. A connection that breaks leaves both halves where 
 the transfer goes on at the position that the follower names. The same is done when nothing was heard for a while.
 """
 
+import logging
 from collections.abc import Callable
 
 import msgspec
@@ -32,6 +33,8 @@ from octopii.wire.requests import (
     SnapshotResume,
 )
 
+logger = logging.getLogger("octopii.replica")
+
 patience_elections = 4
 """Election timeouts without progress after which an offer is made again."""
 
@@ -45,6 +48,7 @@ class Sending(msgspec.Struct):
     manifest: Manifest
     payload: Payload
     term: int
+    began: float
     heard: float
     sent: int = -1
     confirmed: int = 0
@@ -70,7 +74,7 @@ class Senders:
         if manifest is None:
             self._finished(peer, False)
             return
-        sending = Sending(manifest=manifest, payload=self._store.open(manifest), term=term, heard=now)
+        sending = Sending(manifest=manifest, payload=self._store.open(manifest), term=term, began=now, heard=now)
         self._sending[peer] = sending
         self._offer(peer, sending)
 
@@ -120,10 +124,18 @@ class Senders:
             self._outbox.send(peer, SnapshotChunk(sending.sent, data))
             sending.sent += len(data)
 
-    def done(self, peer: int, message: SnapshotDone) -> None:
+    def done(self, peer: int, message: SnapshotDone, now: float) -> None:
         """The peer has it all."""
         sending = self._sending.get(peer)
         if sending is not None and message.index >= sending.manifest.index:
+            manifest = sending.manifest
+            logger.info(
+                "node %d was sent a snapshot of %d bytes at entry %d in %.1f s",
+                peer,
+                manifest.size,
+                manifest.index,
+                now - sending.began,
+            )
             self.stop(peer)
             self._finished(peer, True)
 

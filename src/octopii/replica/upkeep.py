@@ -33,6 +33,7 @@ class Upkeep:
         self._last_compaction = now
         self._wants_compaction = False
         self._snapshotting = False
+        self._snapshot_began = now
         self._snapshot_forced = ""
         self._snapshot_bytes = 0
         self._snapshot_failures = 0
@@ -166,6 +167,7 @@ class Upkeep:
             replica.admin.snapshot_taken(newest)
             return
         self._snapshotting = True
+        self._snapshot_began = replica.now
         self._snapshot_bytes = 0
         replica.outbox.job(SnapshotJob(why))
 
@@ -181,11 +183,14 @@ class Upkeep:
 
     def snapshot_counts(self, manifest: Manifest) -> None:
         """A snapshot is durable, own or received."""
+        replica, node_id = self._replica, self._config.node_id
+        if self._snapshotting:
+            took = replica.now - self._snapshot_began
+            text = "node %d took a snapshot of %d bytes at entry %d in %.1f s"
+            logger.info(text, node_id, manifest.size, manifest.index, took)
         self._snapshotting = False
         self._snapshot_failures = 0
-        self._replica.warnings.pop("snapshot", None)
-        node_id = self._config.node_id
-        logger.info("node %d: snapshot of %d bytes at entry %d is durable", node_id, manifest.size, manifest.index)
+        replica.warnings.pop("snapshot", None)
         self._replica.admin.snapshot_taken(manifest.index)
 
     def _maybe_send_snapshots(self) -> None:

@@ -44,6 +44,7 @@ from octopii.errors import (
     OutcomeUnknown,
     Overloaded,
     QueryNotSupported,
+    RefusedError,
     Rejected,
     ShuttingDown,
     TooLarge,
@@ -86,6 +87,8 @@ __all__ = [
 
 NONCE_BYTES = 16
 MAX_TIMEOUT_NS = 2**62
+MAX_REASONS = 5
+"""Addresses that an error tells of."""
 
 
 class CallLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,7 +190,7 @@ class CallMachine:
         self._last_refusal: Failure | None = None
         self._results: list[tuple[int, Result]] = []
         self._failed: list[Fail] = []
-        self._closed = False
+        self._closed = ""  # why, once it is
 
     # --- calls --------------------------------------------------------------------------------------------------
 
@@ -229,7 +232,7 @@ class CallMachine:
     def _new_call(self, commands: list[bytes], size: int, deadline: float) -> Call:
         limits = self._limits
         if self._closed:
-            raise ShuttingDown("the client is closed")
+            raise ShuttingDown(self._closed)
         if len(self._calls) >= limits.max_waiting_calls:
             raise Overloaded(f"{len(self._calls)} calls are waiting for their answers", limit="max_waiting_calls")
         if self._calls and self._calls_bytes + size > limits.max_waiting_bytes:
@@ -248,9 +251,19 @@ class CallMachine:
         """A dialled node has admitted us."""
         self._courier.connected(address, node_id, now)
 
-    def disconnected(self, address: str, *, now: float) -> None:
-        """A connection broke, or could not be made: what was sent over it may have counted."""
-        self._retry(self._courier.disconnected(address, now))
+    def disconnected(
+        self, address: str, *, now: float, why: str = "the connection broke", refusal: RefusedError | None = None
+    ) -> None:
+        """A connection broke, or could not be made: what was sent over it may have counted.
+
+        `why` is for people; `refusal` says that the node there let this client not in. When all nodes do, calls that
+        certainly have not counted fail at once.
+        """
+        self._retry(self._courier.disconnected(address, now, why=why, refusal=refusal))
+        if self._courier.links.hopeless:
+            for call in list(self._calls.values()):
+                if call.certainly_not_applied:
+                    self._fail(call, self._late_error(call))
 
     def receive(self, address: str, reply: Reply, now: float) -> None:
         """Take a reply. One to an unknown request is dropped: it was answered already, or nobody waits any more."""
@@ -274,17 +287,17 @@ class CallMachine:
             self._first_deadline = min((call.deadline for call in self._calls.values()), default=math.inf)
         self._retry(self._courier.tick(now))
 
-    def close(self) -> None:
+    def close(self, why: str = "the client was closed") -> None:
         """End all calls, the session and the links; poll once more afterwards."""
         for call in list(self._calls.values()):
             if call.certainly_not_applied:
-                self._fail(call, ShuttingDown("the client was closed before the call was sent"))
+                self._fail(call, ShuttingDown(f"{why} before the call was sent"))
             else:
-                self._fail(call, ConnectionLost("the client was closed before the answer came"))
+                self._fail(call, ConnectionLost(f"{why} before the answer came"))
         if self._session is not None and self._courier.links.current is not None:
             self._courier.send_unanswered(SessionEnd(self._courier.new_request_id(), self._session.id))
         self._session = None
-        self._closed = True
+        self._closed = why
 
     @property
     def pending(self) -> int:
@@ -501,7 +514,12 @@ class CallMachine:
             return error_of(refusal)
         if call.carrier is None and self._session is not None and self._session.live:
             return Overloaded("the session's window was full until the deadline", limit="window_calls")
-        return NoLeader("no node of the cluster could be reached in time" + (f": {refusal.text}" if refusal else ""))
+        links = self._courier.links
+        if links.refusal is not None:
+            return links.refusal
+        reasons = [f"{address}: {why}" for address, why in links.unreachable.items()]
+        text = refusal.text if refusal else "; ".join(reasons[-MAX_REASONS:]) or "it took too long"
+        return NoLeader(f"no node of the cluster could be reached in time: {text}", unreachable=links.unreachable)
 
 
 def _too_large_together(group: Group, kind: FailureKind) -> bool:

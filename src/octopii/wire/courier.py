@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from octopii.errors import RefusedError
 from octopii.wire.attempts import Attempt
 from octopii.wire.links import LinkAction, LinkLimits, Links
 from octopii.wire.requests import LeaderHint, Reply, Request
@@ -85,9 +86,9 @@ class Courier:
         self._last_heard[address] = now
         self.links.connected(address, node_id, now)
 
-    def disconnected(self, address: str, now: float) -> list[Attempt]:
+    def disconnected(self, address: str, now: float, *, why: str, refusal: RefusedError | None) -> list[Attempt]:
         """A connection broke, or could not be made."""
-        self.links.disconnected(address, now)
+        self.links.disconnected(address, now, why=why, refusal=refusal)
         return self._lose(address)
 
     def leave(self, address: str, now: float) -> list[Attempt]:

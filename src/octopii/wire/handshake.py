@@ -297,6 +297,11 @@ class Handshake:
         self._oldest, self._newest = versions
         self._greeting = bytearray()
 
+    @property
+    def is_dialer(self) -> bool:
+        """Whether this is the side that has dialled."""
+        return self._dialer
+
     def start(self) -> bytes:
         """Return what to send at once: all that a dialer has to say, nothing for an acceptor."""
         if not self._dialer:

@@ -20,13 +20,16 @@ from typing import TypeAlias
 
 import msgspec
 
-from octopii.errors import ConfigError
+from octopii.errors import ConfigError, RefusedError
 
 MAX_LEARNED_ADDRESSES = 16
 """Most addresses kept beside the ones given: leaders that nodes told of."""
 
 REFUSALS_BEFORE_MOVING = 3
 """Refusals in a row, without a hint where to go, before another node is asked."""
+
+REFUSALS_BEFORE_GIVING_UP = 3
+"""Times in a row that each given address has to turn a client away. A node that stops may look as if it did so once."""
 
 MAX_DOUBLINGS = 16
 
@@ -48,6 +51,9 @@ class LinkLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     follow_leader: bool = True
     """Whether to move to the leader; no for a node's own calls, which only ever go to the node itself."""
+
+    patient: bool = True
+    """Whether addresses that cannot be reached are dialled again; no for whoever asks how one node is, now."""
 
     leave_silent: bool = True
     """Whether a link on which nothing is heard for a whole try counts as broken; no where there is no network."""
@@ -98,12 +104,29 @@ class Links:
         self._shunned: dict[str, float] = {}
         self._failures = 0
         self._refusals = 0
+        self._refused: dict[str, tuple[RefusedError, int]] = {}  # by given address, with how often in a row
         self._next_move = 0.0
+        self.unreachable: dict[str, str] = {}
         self.current: str | None = None
         self.hold_until = 0.0
         self.actions: list[LinkAction] = []
 
     # --- what the machine above asks ----------------------------------------------------------------------------
+
+    @property
+    def refusal(self) -> RefusedError | None:
+        """Why the cluster wants nothing of this client, when that is what each given address has said last."""
+        if not self._refused.keys() >= set(self._given):
+            return None
+        error, _ = next(reversed(self._refused.values()))
+        return type(error)(str(error))
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether there is no point in waiting for a link."""
+        refused = [self._refused.get(address, (None, 0))[1] for address in self._given]
+        tried_all = self.current is None and self.unreachable.keys() >= set(self._given)
+        return min(refused) >= REFUSALS_BEFORE_GIVING_UP or (not self._limits.patient and tried_all)
 
     def ready(self, now: float) -> bool:
         """Whether requests may be sent on `current` now."""
@@ -146,7 +169,7 @@ class Links:
         """Give up a link on which nothing is heard any more, and do not come back at the next hint."""
         if address in self._links:
             self.actions.append(Disconnect(address))
-            self.disconnected(address, now)
+            self.disconnected(address, now, why="it does not answer")
             self._shunned[address] = now + self._limits.shun
 
     def close_drained(self, busy: Collection[str]) -> None:
@@ -181,14 +204,24 @@ class Links:
             return
         self._dialling = None
         self._shunned.pop(address, None)
+        self.unreachable.pop(address, None)
+        self._refused.clear()
         link.node_id = node_id
         self._use(link, now)
 
-    def disconnected(self, address: str, now: float) -> None:
-        """A link broke, or an address could not be reached."""
+    def disconnected(
+        self, address: str, now: float, *, why: str = "the connection broke", refusal: RefusedError | None = None
+    ) -> None:
+        """A link broke, or an address could not be reached, or the node there wants nothing of this client."""
         link = self._links.pop(address, None)
         if link is None:
             return
+        self.unreachable[address] = why
+        if len(self.unreachable) > len(self._given) + MAX_LEARNED_ADDRESSES:
+            del self.unreachable[next(iter(self.unreachable))]
+        _, times = self._refused.pop(address, (None, 0))
+        if refusal is not None and address in self._given:
+            self._refused[address] = refusal, times + 1
         if link is self._dialling:
             self._dialling = None
             self._shunned[address] = now + self._limits.shun
