@@ -51,10 +51,10 @@ class Outbox(TypedStateMachine):
 
 async def work(node: OctopiiNode) -> None:
     """Send what there is to be sent; this runs beside the node, on any of them."""
-    while (mail := Outbox.claim.decode(await node.propose(Outbox.claim.encode()))) is not None:
+    while (mail := await node.call(Outbox.claim)) is not None:
         number, text = mail
         print(f"sending mail {number}: {text}")
-        await node.propose(Outbox.sent.encode(number))
+        await node.call(Outbox.sent, number)
 
 
 async def main() -> None:
@@ -62,9 +62,9 @@ async def main() -> None:
     config = Config(bind_addr="127.0.0.1:5021", wal_dir="outbox-data", is_initial_leader=True)
     async with OctopiiNode(config, Outbox()) as node:
         for text in ("your order has come in", "your order is on its way"):
-            await node.propose(Outbox.write.encode(text))
+            await node.call(Outbox.write, text)
         await work(node)
-        print("left:", Outbox.left.decode(await node.query(Outbox.left.encode())))
+        print("left:", await node.call(Outbox.left))
 
 
 if __name__ == "__main__":

@@ -39,13 +39,13 @@ async def main() -> None:
     config = Config(bind_addr="127.0.0.1:5051", wal_dir="inventory-data", is_initial_leader=True)
     async with OctopiiNode(config, Inventory()) as node:
         # On disk on a majority of the nodes, and applied once, when the call returns.
-        before = Inventory.add.decode(await node.propose(Inventory.add.encode("apples", count=3)))
-        await node.propose(Inventory.take.encode("apples"))
+        before = await node.call(Inventory.add, "apples", count=3)
+        await node.call(Inventory.take, "apples")
         try:
-            await node.propose(Inventory.take.encode("pears"))
+            await node.call(Inventory.take, "pears")
         except CommandError as error:
             print("refused:", error)
-        after = Inventory.count.decode(await node.query(Inventory.count.encode("apples")))
+        after = await node.call(Inventory.count, "apples")
         print(f"apples: {before}, then {after}")
 
 
