@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from octopii.typed.machine import TypedStateMachine
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R = TypeVar("R", covariant=True)  # `print(await node.call(...))`: an int where any object will do
 M = TypeVar("M", bound="TypedStateMachine")
 
 ConsistencyName = Literal["linearizable", "lease", "stale"]
