@@ -77,6 +77,9 @@ timeout it is given up. `campaign` stands for election at once, `forget_leader` 
 Sending: `report_unreachable` and `report_snapshot` tell how it went; `send_snapshot` sends a member a snapshot although
 the log reaches it. `status` shows each member's progress.
 
+Lost disks: a log's end (term, index) never goes back, but for a snapshot, unless the disk has lost what was synced.
+Who notices tells the node by `hold_to` and the leader by `report_lost_entries`; `log_on_disk` is what to remember.
+
 What differs from etcd: nothing is forwarded; refused proposals raise instead of becoming empty entries; the commit
 index is not kept, and a log itself proves its membership changes but the last to be committed; votes
 are asked for only when the candidate's own is on disk; a leader that a change removes steps down; a snapshot may lack

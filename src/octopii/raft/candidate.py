@@ -66,7 +66,8 @@ def may_grant(state: RaftState, message: Message) -> bool:
         or (state.vote == 0 and state.leader == 0)
         or (asks_only and message.term > state.term)
     )
-    return can_vote and state.log.is_up_to_date(message.index, message.log_term)
+    holds_all = (message.log_term, message.index) >= state.held_to
+    return can_vote and holds_all and state.log.is_up_to_date(message.index, message.log_term)
 
 
 def handle_vote_request(state: RaftState, message: Message) -> None:

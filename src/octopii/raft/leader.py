@@ -98,6 +98,20 @@ def force_snapshot(state: RaftState, to: int) -> bool:
     return _maybe_send_snapshot(state, to, progress)
 
 
+def tick_leader(state: RaftState) -> None:
+    """One tick of a leader: heartbeats, and whether a quorum still answers (thesis, section 6.2)."""
+    state.heartbeat_elapsed += 1
+    if state.election_elapsed >= state.config.election_ticks:
+        state.election_elapsed = 0
+        if state.config.check_quorum and not has_active_quorum(state):
+            state.become_follower(state.term, 0)
+            return
+        state.transferee = 0  # it did not happen within an election timeout
+    if state.heartbeat_elapsed >= state.config.heartbeat_ticks:
+        state.heartbeat_elapsed = 0
+        broadcast_heartbeat(state)
+
+
 def maybe_commit(state: RaftState) -> bool:
     """Raise the commit index to what a quorum has, if that is of this term (section 5.4.2, figure 8)."""
     index = state.quorum_index()
@@ -320,6 +334,15 @@ def snapshot_reported(state: RaftState, node_id: int, *, ok: bool) -> None:
         progress.pending_snapshot = 0
     progress.become_probe()
     progress.paused = True
+
+
+def forget_match(state: RaftState, node_id: int) -> None:
+    """A member's log has become shorter: what it acknowledged counts no more, and its log is probed from the end on."""
+    progress = state.progress.get(node_id)
+    if progress is not None:
+        progress.match = progress.sent_commit = 0
+        progress.become_probe()
+        progress.next = state.log.last_index() + 1
 
 
 def peer_unreachable(state: RaftState, node_id: int) -> None:

@@ -9,15 +9,15 @@ from octopii.raft.candidate import campaign, may_campaign, take_vote
 from octopii.raft.leader import (
     begin_transfer,
     broadcast_append,
-    broadcast_heartbeat,
     force_snapshot,
-    has_active_quorum,
+    forget_match,
     lease_holds,
     maybe_commit,
     membership_changed,
     peer_unreachable,
     snapshot_reported,
     take_read,
+    tick_leader,
 )
 from octopii.raft.membership import InvalidChange, apply_change, is_joint, leaves_joint
 from octopii.raft.messages import (
@@ -161,6 +161,17 @@ class RawNode:
         return self._state.log.committed
 
     @property
+    def log_on_disk(self) -> tuple[int, int]:
+        """Term and index of the last entry on disk, (0, 0) while a snapshot is on its way there."""
+        log = self._state.log
+        return (log.term(log.stable), log.stable) if log.snapshot is None else (0, 0)
+
+    @property
+    def has_lost_entries(self) -> bool:
+        """Whether the log ends before what `hold_to` has said."""
+        return self._state.has_lost_entries
+
+    @property
     def conf_state(self) -> ConfState:
         """The membership in force."""
         return self._state.conf
@@ -229,23 +240,10 @@ class RawNode:
         state.ticks_since_leader += 1
         state.election_elapsed += 1
         if state.role is LEADER:
-            self._tick_leader()
+            tick_leader(state)
         elif state.election_elapsed >= state.randomized_timeout:
             state.election_elapsed = 0
             self.campaign()
-
-    def _tick_leader(self) -> None:
-        state = self._state
-        state.heartbeat_elapsed += 1
-        if state.election_elapsed >= state.config.election_ticks:
-            state.election_elapsed = 0
-            if state.config.check_quorum and not has_active_quorum(state):
-                state.become_follower(state.term, 0)
-                return
-            state.transferee = 0  # it did not happen within an election timeout
-        if state.heartbeat_elapsed >= state.config.heartbeat_ticks:
-            state.heartbeat_elapsed = 0
-            broadcast_heartbeat(state)
 
     def step(self, message: Message) -> None:
         """Take a message from another node."""
@@ -347,6 +345,27 @@ class RawNode:
         if self._state.role is LEADER:
             peer_unreachable(self._state, node_id)
 
+    def report_lost_entries(self, node_id: int) -> None:
+        """A member's log ends before what it had acknowledged to this leader: it has to be sent that again."""
+        if self._state.role is LEADER:
+            forget_match(self._state, node_id)
+
+    def hold_to(self, *, term: int, log_term: int, log_index: int) -> None:
+        """Keep promises that this node's disk has lost: in `term` it had acknowledged a log that ends so.
+
+        Entries that are committed may be among what was lost. Until the log reaches that end again, the node does not
+        campaign, and it votes only for candidates whose log does. It may have voted in any term up to `term`, and in
+        its own: there it gives its vote to nobody any more. Nothing happens where nothing was lost.
+        """
+        state = self._state
+        state.held_to = max(state.held_to, (log_term, log_index))
+        if not state.has_lost_entries:
+            return
+        if term > state.term or state.role is not FOLLOWER:
+            state.become_follower(max(term, state.term), 0)
+        if state.vote == 0:
+            state.vote = state.id
+
     def report_snapshot(self, node_id: int, ok: bool) -> None:
         """A snapshot towards a member has arrived, or failed."""
         if self._state.role is LEADER:
@@ -384,7 +403,7 @@ class RawNode:
         if log.has_untaken:
             snapshot, entries = log.take_for_disk(number)
         if log.has_committed:
-            committed = self._take_committed()
+            committed = state.take_committed()
         if state.role is CANDIDATE and state.id not in state.votes:
             self._own_votes.append((number, state.term))
         reads = state.read_states
@@ -417,13 +436,6 @@ class RawNode:
             return None
         self._last_hard = HardState(term=state.term, vote=state.vote)
         return self._last_hard
-
-    def _take_committed(self) -> list[Entry]:
-        state = self._state
-        entries = state.log.take_committed(state.config.max_committed_bytes_per_ready)
-        if state.uncommitted_bytes:
-            state.uncommitted_bytes = max(0, state.uncommitted_bytes - sum([len(entry.data) for entry in entries]))
-        return entries
 
     def on_persisted(self, number: int) -> None:
         """All that the Readys up to `number` had for the disk is on it.

@@ -102,6 +102,7 @@ class RaftState:
         self.log = RaftLog(storage, applied=config.applied, max_applying_bytes=config.max_applying_bytes)
         self.term = hard_state.term
         self.vote = hard_state.vote
+        self.held_to = (0, 0)  # term and index of the end of a log that was acknowledged and lost: see `hold_to`
         self.leader = 0
         self.role = FOLLOWER
         self.conf = ConfState()
@@ -153,7 +154,12 @@ class RaftState:
     @property
     def promotable(self) -> bool:
         """Whether this node may campaign."""
-        return self.is_voter and self.log.snapshot is None
+        return self.is_voter and self.log.snapshot is None and not self.has_lost_entries
+
+    @property
+    def has_lost_entries(self) -> bool:
+        """Whether the log ends before what this node is known to have acknowledged."""
+        return (self.log.last_term(), self.log.last_index()) < self.held_to
 
     @property
     def has_promised(self) -> bool:
@@ -177,6 +183,13 @@ class RaftState:
     def in_joint(self) -> bool:
         """Whether the membership is a joint one."""
         return is_joint(self.conf)
+
+    def take_committed(self) -> list[Entry]:
+        """Committed entries to be handed out now; they no longer count as uncommitted."""
+        entries = self.log.take_committed(self.config.max_committed_bytes_per_ready)
+        if self.uncommitted_bytes:
+            self.uncommitted_bytes = max(0, self.uncommitted_bytes - sum([len(entry.data) for entry in entries]))
+        return entries
 
     # --- terms and timers ---------------------------------------------------------------------------------------
 
