@@ -83,8 +83,9 @@ PEER_MESSAGES: list[requests.PeerMessage] = [
     requests.SnapshotProgress(1 << 21),
     requests.SnapshotDone(1000),
     requests.SnapshotRefused("no room"),
-    requests.Pulse(1_700_000_000_000_000_000, True),
+    requests.Pulse(1_700_000_000_000_000_000, True, b"c" * 16, 4, 3, 1000, 3, 1001),
     requests.Removed(50),
+    requests.Acknowledged(term=4, log_term=3, log_index=1001),
 ]
 ENTRIES = [Entry(3, 11, EntryKind.NORMAL, b"data"), Entry(4, 12, EntryKind.MEMBERSHIP, b"")]
 RAFT = [

@@ -70,9 +70,7 @@ class Joining:
     def __init__(self, replica: "Replica", founding: Founding | None) -> None:
         self._replica = replica
         self._founding = founding
-        self._acknowledged: dict[int, int] = {}  # what a peer's log was known to hold when its connection broke
         self.peers: dict[int, PeerFacts] = {}
-        self.quarantined: dict[int, str] = {}
 
     # --- meeting ------------------------------------------------------------------------------------------------
 
@@ -81,7 +79,6 @@ class Joining:
         replica = self._replica
         self.peers[facts.node_id] = facts
         replica.warnings.pop(f"refused-by-{facts.node_id}", None)
-        self._check_log_of(facts)
         self._tell_founding(facts)
         if replica.leadership.is_leader:
             self._learn_about(facts)
@@ -112,25 +109,6 @@ class Joining:
             self._founding = None
             self._replica.refuse(error)
 
-    def _check_log_of(self, facts: PeerFacts) -> None:
-        """A member whose log ends before what it acknowledged has lost durable entries: it must not vote or count."""
-        replica = self._replica
-        acknowledged = self._acknowledged.pop(facts.node_id, 0)
-        if not replica.leadership.is_leader or facts.last_index >= acknowledged:
-            self.quarantined.pop(facts.node_id, None)
-            return
-        text = (
-            f"node {facts.node_id} has acknowledged entry {acknowledged}, but its log now ends at {facts.last_index}: "
-            "its disk lost durable data. Remove it from the cluster and add it anew with an empty folder and a new id"
-        )
-        self.quarantined[facts.node_id] = text
-        replica.warn(f"quarantine-{facts.node_id}", text)
-
-    def lost(self, peer: int) -> None:
-        """The connection to a peer broke."""
-        if self._replica.leadership.is_leader:
-            self._acknowledged[peer] = self._replica.raft.match_index(peer)
-
     def refused_by(self, peer: int, error: RefusedError) -> None:
         """A peer does not want to talk to this node."""
         replica = self._replica
@@ -145,11 +123,7 @@ class Joining:
         replica.warn(f"refused-by-{peer}", f"node {peer} refuses node {replica.config.node_id}: {error}{hint}")
 
     def leadership_changed(self) -> None:
-        """What was acknowledged, and who had lost it, is for the leader of the term to say."""
-        self._acknowledged.clear()
-        for node_id in self.quarantined:
-            self._replica.warnings.pop(f"quarantine-{node_id}", None)
-        self.quarantined.clear()
+        """A new leader begins with what it knows of its peers."""
         if self._replica.leadership.is_leader:
             self._lead()
 

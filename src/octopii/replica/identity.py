@@ -23,12 +23,21 @@ from octopii.walrus import Log
 from octopii.wire.codec import Found, MemberFact
 
 
+class Held(msgspec.Struct, array_like=True, frozen=True):
+    """What this node is known to have acknowledged before its disk lost some of it: in `term`, a log that ends so."""
+
+    term: int
+    log_term: int
+    log_index: int
+
+
 class Identity(msgspec.Struct, array_like=True, frozen=True):
     """What the topic `identity` says; `cluster_id` is empty while the node belongs to no cluster."""
 
     node_id: int
     storage_id: bytes
     cluster_id: bytes = b""
+    held: Held | None = None
 
 
 class Membership(msgspec.Struct, array_like=True, frozen=True):
@@ -74,6 +83,16 @@ class IdentityStore:
     def adopt(self, cluster_id: bytes) -> None:
         """Belong to a cluster from now on; durable with the next sync. Raises `LogFull`."""
         self._save_identity(msgspec.structs.replace(self.identity, cluster_id=cluster_id))
+
+    def hold(self, held: Held) -> None:
+        """Note what this node has lost; durable with the next sync. Raises `LogFull`."""
+        known = self.identity.held
+        if known is not None:
+            known_end = (known.log_term, known.log_index)
+            log_term, log_index = max(known_end, (held.log_term, held.log_index))
+            held = Held(max(known.term, held.term), log_term, log_index)
+        if held != known:
+            self._save_identity(msgspec.structs.replace(self.identity, held=held))
 
     def _save_identity(self, identity: Identity) -> None:
         _replace(self._walrus, self._identity_topic, msgspec.msgpack.encode(identity))

@@ -32,6 +32,7 @@ class Inbox:
         elif isinstance(message, requests.Pulse):
             replica.vitals.heard(peer, wall=message.wall, disk_low=message.disk_low, now=replica.now)
             replica.joining.heard(peer, message.cluster_id)
+            replica.quarantine.heard(peer, message)
             if not message.cluster_id:
                 self.empty_peer_is_there(peer)
         elif isinstance(message, requests.Forward):
@@ -44,6 +45,8 @@ class Inbox:
             replica.admin.relayed(message)
         elif isinstance(message, requests.Removed):
             self._was_removed(message.index)
+        elif isinstance(message, requests.Acknowledged):
+            replica.quarantine.told(peer, message)
         else:
             self._receive_snapshot_message(peer, message)
 
@@ -61,8 +64,6 @@ class Inbox:
             return  # not one of us, or not yet: it says so with its next pulse
         if peer in replica.applying.roster.removed and message.type is not MessageType.APPEND_RESPONSE:
             replica.outbox.send(peer, requests.Removed(replica.applying.applied_index))
-            return
-        if peer in replica.joining.quarantined:
             return
         if replica.identity.empty and not self._adopt(peer, message.type):
             return

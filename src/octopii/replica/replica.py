@@ -52,6 +52,7 @@ from octopii.replica.identity import Founding, IdentityStore
 from octopii.replica.inbox import Inbox
 from octopii.replica.jobs import Manifest, Result
 from octopii.replica.log_store import LogStore
+from octopii.replica.quarantine import Quarantine
 from octopii.replica.reads import Reads
 from octopii.replica.snapshots import SnapshotStore
 from octopii.replica.transfers import Receiver, Senders
@@ -132,6 +133,7 @@ class Replica:
             config.node_id, self.outbox, self.snapshots, record=self.writes.record, step=self._step
         )
         self.inbox = Inbox(self)
+        self.quarantine = Quarantine(self)
         self.admin = Admin(self)
         self.upkeep = Upkeep(self, now)
         self._elections = ElectionLog(config.node_id)
@@ -208,6 +210,7 @@ class Replica:
             ),
             self.store,
         )
+        self.quarantine.begin()
 
     def founded(self) -> None:
         """Entry 1 is on disk and this node its cluster's only voter: begin anew from there, and lead."""
@@ -256,6 +259,7 @@ class Replica:
     def peer_connected(self, facts: PeerFacts) -> None:
         """A handshake with a node succeeded; `receive` may follow."""
         self.connected.add(facts.node_id)
+        self.quarantine.met(facts)
         self.joining.met(facts)
         self.senders.connected(facts.node_id)
         if not facts.cluster_id:
@@ -264,7 +268,6 @@ class Replica:
     def peer_disconnected(self, peer: int) -> None:
         """The connection to a node broke: what was under way on it may be lost."""
         self.connected.discard(peer)
-        self.joining.lost(peer)
         self.raft.report_unreachable(peer)
         if peer == self.leadership.leader:
             self.calls.lost_forwards()
@@ -448,6 +451,7 @@ class Replica:
         """Members or addresses as of `index` are in force here."""
         self.leadership.leader_address = self._address_of(self.leadership.leader)
         self.admin.roster_changed(index)
+        self.quarantine.roster_changed()
 
     @property
     def conf_state(self) -> ConfState:

@@ -43,7 +43,7 @@ def describe(replica: "Replica") -> dict[str, object]:
         "members": {str(node_id): _member(replica, node_id) for node_id in sorted(applying.roster.members)},
         "removed": sorted(applying.roster.removed),
         "sessions": applying.sessions,
-        "quarantined": {str(node_id): text for node_id, text in replica.joining.quarantined.items()},
+        "quarantined": {str(node_id): text for node_id, text in replica.quarantine.members.items()},
         "failure": applying.failure.reason if applying.failure is not None else None,
         "refused": str(replica.refused) if replica.refused is not None else None,
         "warnings": dict(replica.warnings),

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from octopii.replica.health import best_successor
 from octopii.replica.jobs import Applied, Manifest, SnapshotJob
-from octopii.wire import requests
 from octopii.wire.codec import Compact
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ class Upkeep:
         """Tell the others how this node is."""
         replica = self._replica
         self._next_pulse = replica.now + self._config.election_timeout / pulses_per_election
-        pulse = requests.Pulse(replica.wall, replica.disk.low, replica.identity.identity.cluster_id)
+        pulse = replica.quarantine.pulse(disk_low=replica.disk.low)
         for peer in sorted(replica.connected):
             replica.outbox.send(peer, pulse)
 

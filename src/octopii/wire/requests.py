@@ -389,17 +389,32 @@ class Pulse(msgspec.Struct, array_like=True, tag=10, frozen=True, gc=False):
     """How a node is, a few times per election timeout: wall clock (UTC, nanoseconds), whether its disk is low.
 
     And which cluster it belongs to by now, because one that was empty in the handshake may have joined one since.
+    `term` is the one that it is in; `log_term` and `log_index` are the end of its log on disk, 0 where a crash may take
+    that back; `held_term` and `held_index` the end of a log that it had acknowledged before its disk lost some of it.
     """
 
     wall: Number
     disk_low: bool
     cluster_id: Identifier = b""
+    term: Number = 0
+    log_term: Number = 0
+    log_index: Number = 0
+    held_term: Number = 0
+    held_index: Number = 0
 
 
 class Removed(msgspec.Struct, array_like=True, tag=11, frozen=True, gc=False):
     """You are no member any more: the answer to anything that a removed node still sends."""
 
     index: Number
+
+
+class Acknowledged(msgspec.Struct, array_like=True, tag=12, frozen=True, kw_only=True, gc=False):
+    """You have come with a log that ends before this: you have said, in `term`, that yours ends there, on disk."""
+
+    term: Number
+    log_term: Number
+    log_index: Number
 
 
 PeerMessage = (
@@ -414,6 +429,7 @@ PeerMessage = (
     | SnapshotRefused
     | Pulse
     | Removed
+    | Acknowledged
 )
 """What nodes say to each other beside Raft's messages and snapshot chunks."""
 
