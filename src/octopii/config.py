@@ -183,7 +183,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, eq=True):
     """Calls of one session that may be unacknowledged; at the limit new calls wait."""
 
     session_window_bytes: Annotated[int, _bytes(1, GIB)] = 16 * MIB
-    """Bytes of commands, and of kept answers, of one session; at the limit new calls wait."""
+    """Bytes of commands of one session that are not answered yet; at the limit new calls wait. They wait likewise while
+    16 MiB of answers are kept for the session, which is the same on every node."""
 
     max_sessions: Annotated[int, _count(1 << 24, "sessions")] = 10_000
     """Open sessions in the cluster; at the limit opening another is refused as `Overloaded`."""

@@ -88,6 +88,11 @@ def answers_with(**lost: Any) -> Callable[[Function], Function]:
     return build
 
 
+def answers_without_sessions(right: Function) -> Function:
+    """A snapshot lacks the sessions."""
+    return lambda applier: msgspec.structs.replace(right(applier), sessions=[])
+
+
 def count_at_record(right: Function) -> Function:
     """A manifest counts, and the log behind it goes, before the manifest is on disk."""
 
@@ -323,7 +328,7 @@ MUTANTS = [
     Mutant("promises before fsync", 3, REPLICA + "writes:Writes.take", send_promises_at_once),
     Mutant("reads before their index", 10, REPLICA + "reads:Reads.reached", read_before_the_index),
     Mutant("reads unconfirmed", 10, REPLICA + "reads:Reads.start", read_unconfirmed),
-    Mutant("snapshot lacks sessions", 12, REPLICA + "applier:Applier._capture", answers_with(sessions=[])),
+    Mutant("snapshot lacks sessions", 12, REPLICA + "applier:Applier._capture", answers_without_sessions),
     Mutant("snapshot lacks membership", 12, REPLICA + "applier:Applier._capture", answers_with(conf_state=ConfState())),
     Mutant("snapshot lacks roster", 12, REPLICA + "applier:Applier._capture", answers_with(roster=Roster())),
     Mutant("snapshot lacks time", 12, REPLICA + "applier:Applier._capture", answers_with(time=0)),

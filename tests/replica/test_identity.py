@@ -1,6 +1,7 @@
 """Who may take part: founding, wiped disks, other clusters, removed members."""
 
 from octopii.errors import RefusedError, RemovedNode, WipedNode
+from octopii.raft import ChangeRefused, MembershipChange
 from octopii.walrus.faults import survive_none
 from octopii.wire import requests
 from octopii.wire.requests import MemberChange, MemberOperation
@@ -202,3 +203,43 @@ def test_a_member_that_was_never_met_is_bound_to_its_first_storage() -> None:
     )
     cluster.world.run(1.0)
     assert all(node.applier.roster.members[3].storage_id == storage for node in cluster.nodes.values())
+
+
+def test_two_membership_changes_at_once_and_one_that_makes_no_sense_are_told_apart() -> None:
+    """The one can be tried again, and is carried out then; the other never can."""
+    cluster = Cluster(12)
+    leader = cluster.wait_for_leader()
+    adding = [
+        requests.ChangeMembership(
+            number,
+            [MemberChange(operation=MemberOperation.ADD_LEARNER, node_id=number, address=f"127.0.0.1:60{number}")],
+        )
+        for number in (10, 11)
+    ]
+    first = cluster.request(leader, adding[0])
+    meanwhile = cluster.reply(leader, adding[1])
+    assert isinstance(meanwhile, requests.Failure)
+    assert meanwhile.kind is requests.FailureKind.NOT_APPLIED
+    assert "try again" in meanwhile.text
+    cluster.world.run_until(lambda: bool(first))
+    assert isinstance(first[0], requests.Done)
+    assert isinstance(cluster.reply(leader, adding[1]), requests.Done)
+    both = [
+        MemberChange(operation=operation, node_id=12, address="127.0.0.1:6012")
+        for operation in (MemberOperation.ADD_LEARNER, MemberOperation.ADD_LEARNER)
+    ]
+    last = leader.replica.store.last_index()
+    again = cluster.reply(leader, adding[0])
+    assert isinstance(again, requests.Failure)
+    assert again.kind is requests.FailureKind.CONFIG_ERROR
+    assert "member already" in again.text
+    leader.replica.raft.propose_membership = refuse  # type: ignore[method-assign]
+    refused = cluster.reply(leader, requests.ChangeMembership(1, both))
+    assert isinstance(refused, requests.Failure)
+    assert (refused.kind, refused.detail) == (requests.FailureKind.CONFIG_ERROR, "changes")
+    assert leader.replica.store.last_index() == last
+
+
+def refuse(change: MembershipChange) -> int:
+    """What the Raft core says of a change that fits no membership."""
+    raise ChangeRefused(f"{change}")

@@ -6,8 +6,7 @@ from octopii.durability import Milliseconds
 from octopii.walrus.faults import survive_all, survive_none
 from octopii.walrus.memory_vfs import MemoryFileSystem
 from octopii.wire import requests
-from tests.replica.clusters import Cluster
-from tests.replica.driver import Node
+from tests.replica.clusters import Cluster, Node
 
 
 def disk_of(node: Node) -> MemoryFileSystem:

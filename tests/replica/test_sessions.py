@@ -1,10 +1,15 @@
 """A retried call is applied once and gets its first answer, whatever happens in between."""
 
+import pytest
+
+from octopii.replica import applier, sessions
+from octopii.state_machine import StateMachine
 from octopii.walrus.faults import survive_none
 from octopii.wire import requests
 from octopii.wire.codec import CallGroup
 from octopii.wire.requests import Failure, FailureKind, Propose, ProposeAnswers, SessionOpened, SessionRequest
-from tests.replica.clusters import Cluster, Node
+from tests.replica.clusters import KIB, Cluster, Node, config_of
+from tests.replica.journal import Journal
 
 TTL = 3600 * 10**9
 
@@ -151,3 +156,191 @@ def test_the_bookkeeping_of_calls_returns_to_nothing() -> None:
         assert (calls._forwards, calls._queue, calls._queue_bytes) == ({}, [], 0)
         assert node.replica.reads._pending == 0
     cluster.check()
+
+
+class Echo(Journal):
+    """Answers commands that begin with `big` with as many bytes as they name."""
+
+    def apply(self, command: bytes) -> bytes:
+        """Append; the answer is the position, or so many bytes."""
+        answer = super().apply(command)
+        return b"a" * int(command.split()[1]) if command.startswith(b"big") else answer
+
+
+class Clockless(Journal):
+    """A machine to which time does not matter, as long as nothing is applied."""
+
+    compact = StateMachine.compact
+
+
+def big(size: int, number: int = 0) -> bytes:
+    """A command whose answer has `size` bytes."""
+    return b"big %d %d" % (size, number)
+
+
+def test_a_snapshot_has_room_for_all_answers_that_are_kept() -> None:
+    """Sessions with more than fits a record of the log, or a frame, go with a snapshot all the same."""
+    cluster = Cluster(10, machine=Echo)
+    leader, away = cluster.wait_for_leader(), cluster.followers[0]
+    away.crash(survive_none)
+    session = open_session(cluster, leader)
+    requests_made = [group_of(session, number, big(1 << 20, number)) for number in range(12)]
+    answers = [cluster.reply(leader, request) for request in requests_made]
+    reply = cluster.reply(leader, requests.ForceSnapshot(1))
+    assert isinstance(reply, requests.Done)
+    assert leader.broken is None
+    away.start()
+    cluster.world.run_until(lambda: away.id in leader.replica.connected)
+    cluster.reply(leader, requests.ForceSnapshotToPeer(1, away.id))
+    cluster.settle()
+    for node in cluster.nodes.values():
+        node.crash(survive_none)
+        node.start()
+    for request, answer in zip(requests_made, answers, strict=True):
+        assert cluster.reply(cluster.wait_for_leader(), request) == answer
+    cluster.settle()
+    assert away.applier.sessions.capture() == leader.applier.sessions.capture()
+    assert len(away.machine.state.names) == 12
+
+
+def test_a_session_keeps_only_so_many_bytes_of_answers() -> None:
+    """Beyond the limit a call is not applied; the same call is, once others were acknowledged."""
+    cluster = Cluster(11, machine=Echo)
+    leader = cluster.wait_for_leader()
+    session = open_session(cluster, leader)
+    half = applier.max_session_bytes // 2
+    for number in (0, 1):
+        assert isinstance(cluster.reply(leader, group_of(session, number, big(half, number))), ProposeAnswers)
+    refused = cluster.reply(leader, group_of(session, 2, b"c"))
+    assert isinstance(refused, Failure)
+    assert (refused.kind, refused.detail) == (FailureKind.OVERLOADED, requests.KEPT_ANSWERS)
+    assert b"c" not in leader.machine.state.names
+    assert cluster.reply(leader, group_of(session, 2, b"c", acked=1)) == ProposeAnswers(1, [b"3"])
+    cluster.settle()
+    (kept,) = leader.applier.sessions.capture()
+    assert list(kept.answers) == [1, 2]
+    assert kept.kept_bytes == leader.applier.sessions.kept_bytes == half + 1 + 2 * sessions.answer_overhead_bytes
+    cluster.reply(leader, requests.SessionEnd(1, session))
+    cluster.write(cluster.client())
+    assert leader.applier.sessions.kept_bytes < 1000
+
+
+def test_the_call_that_a_client_waits_for_first_always_goes() -> None:
+    """It arrives late, and answers of later calls have filled the session: refused, it would be in its own way."""
+    cluster = Cluster(12, machine=Echo)
+    leader = cluster.wait_for_leader()
+    session = open_session(cluster, leader)
+    assert isinstance(cluster.reply(leader, group_of(session, 1, big(applier.max_session_bytes))), ProposeAnswers)
+    assert isinstance(cluster.reply(leader, group_of(session, 2, b"c")), Failure)
+    assert cluster.reply(leader, group_of(session, 0, b"a")) == ProposeAnswers(1, [b"2"])
+
+
+def test_a_client_whose_answers_fill_its_session_waits_and_gets_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing fails: calls go on as answers are acknowledged, each is applied once, and no more is kept than may be."""
+    monkeypatch.setattr(applier, "max_session_bytes", 100 * KIB)
+    cluster = Cluster(13, machine=Echo)
+    client = cluster.client()
+    cluster.write(client)
+    asked = [client.propose(big(10 * KIB, number), timeout=60.0) for number in range(100)]
+    most = 0
+    while not all(each.done for each in asked):
+        cluster.world.step()
+        most = max(most, *(node.applier.sessions.kept_bytes for node in cluster.nodes.values()))
+    assert all(each.error is None for each in asked)
+    assert 100 * KIB <= most, "the limit was reached"
+    names = cluster.wait_for_leader().machine.state.names
+    assert sorted(names) == sorted({*names})
+    assert len(names) == 101
+    cluster.recover()
+
+
+def test_sessions_that_are_idle_for_longest_end_when_all_keep_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit over all sessions holds on every replica alike; who is idle goes on under a fresh session."""
+    monkeypatch.setattr(applier, "max_kept_bytes", 100 * KIB)
+    cluster = Cluster(14, machine=Echo)
+    clients = [cluster.client() for _ in range(20)]
+    for number, client in enumerate(clients):
+        asked = client.propose(big(10 * KIB, number))
+        cluster.wait(asked)
+        assert asked.error is None
+        table = cluster.wait_for_leader().applier.sessions
+        assert table.kept_bytes <= 100 * KIB
+    cluster.settle()
+    assert len(table) < 12
+    assert (
+        len({tuple(session.id for session in node.applier.sessions.capture()) for node in cluster.nodes.values()}) == 1
+    )
+    for client in clients:
+        cluster.write(client)
+    cluster.recover()
+
+
+def test_calls_of_one_session_under_way_are_bounded_in_bytes() -> None:
+    """A client that heeds no window is refused before the log; what it sent before is applied all the same."""
+    cluster = Cluster(15, max_batch_bytes=4 * KIB, session_window_bytes=8 * KIB, max_command_bytes=4 * KIB)
+    leader = cluster.wait_for_leader()
+    session = open_session(cluster, leader)
+    replies = [cluster.request(leader, group_of(session, number, b"%04d" % number * 500)) for number in range(10)]
+    assert cluster.request(leader, group_of(session, 0, b"0000" * 500)) == []
+    cluster.world.run(1.0)
+    refused = [number for number, (reply,) in enumerate(replies) if isinstance(reply, Failure)]
+    assert refused == list(range(4, 10)) or refused == list(range(3, 10))
+    assert all(reply.detail == "session_window_bytes" for (reply,) in replies if isinstance(reply, Failure))
+    cluster.settle()
+    assert len(leader.machine.state.names) == 10 - len(refused)
+    assert isinstance(cluster.reply(leader, group_of(session, 9, b"x")), ProposeAnswers)
+
+
+def open_many(cluster: Cluster, node: Node, count: int) -> list[requests.Reply]:
+    """Ask for many sessions at once."""
+    replies = [
+        cluster.request(node, SessionRequest(request_id=1, nonce=b"%016d" % number, ttl_ns=TTL))
+        for number in range(count)
+    ]
+    cluster.world.run_until(lambda: all(replies), what="all are answered")
+    return [reply for (reply,) in replies]
+
+
+@pytest.mark.parametrize("at_leader", [True, False])
+def test_no_more_sessions_enter_the_log_than_the_leader_may_have(at_leader: bool) -> None:
+    """Also when many are asked for at once, through any node; `Overloaded` names the limit, and calls go on."""
+    cluster = Cluster(16, max_sessions=5)
+    leader = cluster.wait_for_leader()
+    node = leader if at_leader else cluster.followers[0]
+    before = leader.replica.store.last_index()
+    opened, refused = [], []
+    for reply in open_many(cluster, node, 40):
+        (opened if isinstance(reply, SessionOpened) else refused).append(reply)
+    assert len(opened) == 5
+    assert all(isinstance(reply, Failure) and reply.detail == "max_sessions" for reply in refused)
+    assert leader.replica.store.last_index() - before == 5
+    session = opened[0]
+    assert isinstance(session, SessionOpened)
+    assert isinstance(cluster.reply(node, group_of(session.session, 0, b"a")), ProposeAnswers)
+
+
+def test_a_leader_with_other_limits_than_its_followers_splits_nothing() -> None:
+    """`max_sessions` is the leader's own business: what is in the log is applied everywhere alike."""
+    cluster = Cluster(17, start=False)
+    for node in cluster.nodes.values():
+        node.config = config_of(node.id, 3, max_sessions=2 + 3 * node.id)
+    cluster.start()
+    for node in cluster.nodes.values():
+        open_many(cluster, node, 12)
+    cluster.settle()
+    tables = [node.applier.sessions.capture() for node in cluster.nodes.values()]
+    assert tables[0] == tables[1] == tables[2]
+    assert len(tables[0]) <= 2 + 3 * cluster.wait_for_leader().id
+
+
+def test_expired_sessions_make_room_for_new_ones() -> None:
+    """A full table is no dead end: a leader that refuses has expired sessions ended, also in an idle cluster."""
+    cluster = Cluster(18, max_sessions=3, compact_interval=1.0, machine=Clockless)
+    leader = cluster.wait_for_leader()
+    for number in range(3):
+        open_session(cluster, leader, nonce=b"%016d" % number, ttl_ns=10**9)
+    cluster.world.run(3.0)
+    assert len(leader.applier.sessions) == 3
+    assert isinstance(cluster.reply(leader, SessionRequest(request_id=1, nonce=b"late", ttl_ns=TTL)), Failure)
+    cluster.world.run(1.5)
+    assert isinstance(cluster.reply(leader, SessionRequest(request_id=1, nonce=b"late", ttl_ns=TTL)), SessionOpened)

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from octopii.errors import ConfigError, NoLeader, NotApplied, OctopiiError, Overloaded
-from octopii.raft import ChangeOperation, MembershipChange, MembershipStep, ProposalDropped, Transition
+from octopii.raft import (
+    ChangeInProgress,
+    ChangeOperation,
+    ChangeRefused,
+    MembershipChange,
+    MembershipStep,
+    ProposalDropped,
+    Transition,
+)
 from octopii.replica.backup import Downloads
 from octopii.replica.calls import Waiter
 from octopii.replica.status import describe
@@ -230,8 +238,14 @@ class Admin:
             raise NotApplied("the cluster is still being founded")
         try:
             index = replica.raft.propose_membership(change)
+        except ChangeRefused as error:
+            raise ConfigError(
+                f"the change makes no sense for the present membership: {error}", field="changes"
+            ) from error
+        except ChangeInProgress as error:
+            raise NotApplied(f"another membership change is under way, try again when it is done: {error}") from error
         except ProposalDropped as error:
-            raise NotApplied(f"the membership cannot be changed now: {error}") from error
+            raise NoLeader(f"the membership cannot be changed now: {error}") from error
         self._wait(origin, request.request_id, "member", index)
 
     def _step_of(self, change: requests.MemberChange) -> MembershipStep:

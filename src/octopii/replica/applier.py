@@ -36,7 +36,7 @@ from octopii.replica.jobs import (
     SnapshotView,
 )
 from octopii.replica.roster import Roster, members_of
-from octopii.replica.sessions import Session, SessionTable, Verdict
+from octopii.replica.sessions import Session, SessionTable, Verdict, decode_sessions
 from octopii.state_machine import ClockDriver, SnapshotSource, StateMachine, restore_snapshot
 from octopii.wire import codec
 from octopii.wire.codec import (
@@ -49,7 +49,19 @@ from octopii.wire.codec import (
 )
 
 max_sessions = 65_536
-"""Sessions in the replicated table. A constant of the protocol: it must be the same on every replica."""
+"""Sessions in the replicated table. A constant of the protocol: it must be the same on every replica.
+
+Leaders take no more than `Config.max_sessions`; what differs between nodes is never looked at when an entry is applied.
+"""
+
+max_session_bytes = 16 << 20
+"""Bytes of answers kept for one session, a constant likewise: beyond it new calls wait for acknowledgements."""
+
+max_kept_bytes = 256 << 20
+"""Bytes of answers kept for all sessions, a constant likewise: they are in every node's memory and snapshots.
+
+Beyond it the sessions that were idle for longest end before their time.
+"""
 
 slow_apply_seconds = 0.010
 """A command that takes longer is reported, unless `Config.slow_apply_threshold` says otherwise."""
@@ -70,7 +82,9 @@ class Applier:
         slow_seconds: float = slow_apply_seconds,
     ) -> None:
         self.machine = machine
-        self.sessions = SessionTable(max_sessions=max_sessions)
+        self.sessions = SessionTable(
+            max_sessions=max_sessions, max_session_bytes=max_session_bytes, max_bytes=max_kept_bytes
+        )
         self.roster = Roster()
         self.conf_state = ConfState()
         self.index = 0
@@ -147,7 +161,7 @@ class Applier:
         )
         answers = self._report.answers
         if verdict is not Verdict.NEW:
-            answers.append(GroupAnswered(group.session, group.first, kept, verdict is Verdict.EXPIRED))
+            answers.append(GroupAnswered(group.session, group.first, kept, verdict))
             return
         if not group.commands:
             answers.append(GroupAnswered(group.session, group.first, []))
@@ -269,19 +283,19 @@ class Applier:
             conf_state=self.conf_state,
             roster=self.roster.copy(),
             time=self.time_ns,
-            sessions=[_frozen_session(session) for session in self.sessions.capture()],
             machine_version=self.machine.snapshot_version,
         )
-        return SnapshotView(manifest, source)
+        return SnapshotView(manifest, source, [_frozen_session(session) for session in self.sessions.capture()])
 
     def restore(self, manifest: Manifest, data: memoryview) -> Restored:
         """Replace everything by a snapshot, or nothing."""
         try:
-            restore_snapshot(self.machine, version=manifest.machine_version, data=data)
+            sessions = decode_sessions(data[manifest.state_size :], count=manifest.sessions)
+            restore_snapshot(self.machine, version=manifest.machine_version, data=data[: manifest.state_size])
         except Exception as error:  # noqa: BLE001  (the machine may raise anything; the replica then refuses to go on)
             self._failure = LocalFailure(manifest.index, f"restore() raised {type(error).__name__}: {_text_of(error)}")
             return Restored(manifest, self._failure)
-        self.sessions.restore([_frozen_session(session) for session in manifest.sessions])
+        self.sessions.restore(sessions)
         self.roster = manifest.roster.copy()
         self.conf_state = manifest.conf_state
         self.index, self.term, self.time_ns = manifest.index, manifest.term, manifest.time

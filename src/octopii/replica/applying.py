@@ -234,7 +234,7 @@ class Applying:
             return
         self.applied_index = max(self.applied_index, manifest.index)
         self.applied_time = max(self.applied_time, manifest.time)
-        self.sessions = len(manifest.sessions)
+        self.sessions = manifest.sessions
         self._replica.raft.on_applied(manifest.index)
 
     def _snapshot_written(self, manifest: Manifest) -> None:

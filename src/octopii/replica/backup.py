@@ -7,7 +7,7 @@ A saved snapshot is one file:
     12  u32  length of the manifest, m bytes
     16  u64  XXH3-64 of the manifest
     24  m    the manifest, as in a node's topic `snapshots`
-    24+m     the payload: exactly what the machine's `snapshot` gave; its size and checksum are in the manifest
+    24+m     the payload: what the machine's `snapshot` gave, then the sessions; sizes and checksum are in the manifest
 
 A cluster that is founded from one is a new cluster: it has an id of its own, and the members of the old one are none of
 its members until they come with empty folders. It goes on behind the snapshot's index, at the snapshot's time. Sessions
@@ -42,8 +42,8 @@ logger = logging.getLogger("octopii.replica")
 
 MAGIC = b"octosnap"
 VERSION = 1
-MAX_MANIFEST_BYTES = 64 << 20
-"""Longest manifest: it holds the sessions, with the answers that are kept for them."""
+MAX_MANIFEST_BYTES = 1 << 20
+"""Longest manifest: the members, and every number that was removed, ten bytes each."""
 
 _HEADER = struct.Struct("<8sIIQ")
 
@@ -194,14 +194,13 @@ def found_from_file(
         members = {config.node_id: Member(config.advertised_addr, storage_id)}
         members |= {peer: Member(address) for peer, address in config.peers.items()}
         roster = Roster(cluster_id=cluster_id, members=members, founding=set(config.peers))
-        manifest = msgspec.structs.replace(
-            saved, conf_state=ConfState(voters=[config.node_id]), roster=roster, sessions=[]
-        )
+        manifest = msgspec.structs.replace(saved, conf_state=ConfState(voters=[config.node_id]), roster=roster)
         with Log(folder, vfs=vfs, fsync_schedule=SyncEach()) as log:
             identity = IdentityStore(log, prefix=prefix, node_id=config.node_id, new_storage_id=storage_id)
             snapshots = SnapshotStore(log, prefix=prefix, vfs=vfs, folder=folder)
-            chunks = (file.read_at(copy_bytes, at) for at in range(start, start + saved.size, copy_bytes))
-            written = snapshots.write(SnapshotView(manifest, SnapshotSource(lambda: chunks)))
+            end = start + saved.state_size
+            chunks = (file.read_at(min(copy_bytes, end - at), at) for at in range(start, end, copy_bytes))
+            written = snapshots.write(SnapshotView(manifest, SnapshotSource(lambda: chunks), sessions=[]))
             if isinstance(written, SnapshotFailed):
                 raise OSError(written.reason)
             snapshots.record(written.manifest)

@@ -16,9 +16,11 @@ import msgspec
 from octopii.config import Config
 from octopii.errors import DiskFull, NoLeader, OctopiiError, Overloaded, ShuttingDown, TooLarge
 from octopii.replica.jobs import Applied, GroupAnswered, OpenedSession
+from octopii.replica.sessions import Verdict
 from octopii.replica.work import Origin, Outbox
 from octopii.wire.codec import CallGroup, CloseSession, Compact, EntryItem, EntryPayload, OpenSession, encode_entry
 from octopii.wire.requests import (
+    KEPT_ANSWERS,
     CompactRequest,
     Done,
     Failure,
@@ -78,6 +80,61 @@ class Leadership(msgspec.Struct):
         return failure_of(error, request_id, leader=self.leader, leader_address=self.leader_address)
 
 
+class SessionRoom:
+    """How many sessions there are, and how much each has under way: looked at before a call or a session enters the log.
+
+    So nodes may be set differently without harm. The limits that hold when an entry is applied are the session table's.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._sessions = 0  # that are open, as far as this node has applied the log
+        self._waiting: dict[int, int] = {}  # bytes of calls that are not answered yet, by session
+        self.openings = 0
+        """Sessions whose opening is queued here, or, as leader, in the log and not applied yet."""
+        self.crowded = False
+        """Whether one was refused: those that have expired are to end soon."""
+
+    def objection_to_opening(self) -> Overloaded | None:
+        """Why no session may be opened now, or None."""
+        most = self._config.max_sessions
+        if self._sessions + self.openings < most:
+            return None
+        self.crowded = True
+        return Overloaded(
+            f"the cluster has {self._sessions} sessions and {self.openings} on their way, max_sessions is {most}: "
+            "those that nobody uses any more end in time",
+            limit="max_sessions",
+        )
+
+    def objection_to_calls(self, session: int, size: int) -> Overloaded | None:
+        """Why a session may not have so many bytes more of calls under way, or None; one group may always go."""
+        waiting, most = self._waiting.get(session, 0), self._config.session_window_bytes
+        if not waiting or waiting + size <= most:
+            return None
+        text = f"the session has {waiting} bytes of calls that are not answered yet, session_window_bytes is {most}"
+        return Overloaded(text, limit="session_window_bytes")
+
+    def waits(self, session: int, size: int) -> None:
+        """Calls of so many bytes wait for their answers (a negative number: no longer)."""
+        waiting = self._waiting.get(session, 0) + size
+        if waiting > 0:
+            self._waiting[session] = waiting
+        else:
+            self._waiting.pop(session, None)
+
+    def opened(self, count: int) -> None:
+        """So many openings have been applied, or are nobody's business here any more."""
+        self.openings = max(0, self.openings - count)
+
+    def applied(self, result: Applied) -> None:
+        """Follow the applied state."""
+        self._sessions = result.sessions
+        self.opened(len(result.opened))
+        if result.compacted:
+            self.crowded = False
+
+
 class Calls:
     """The calls of one node; see the module's text."""
 
@@ -91,6 +148,7 @@ class Calls:
         self._waiting: dict[Key, Awaited] = {}
         self._waiting_calls = 0
         self._waiting_bytes = 0
+        self.room = SessionRoom(config)
         self._forwards: dict[int, set[Key]] = {}  # what is not answered yet of each forward
         self._next_forward = 1
         self._compactions: list[Waiter] = []
@@ -112,6 +170,8 @@ class Calls:
         """Open a session for a client."""
         item = OpenSession(nonce=request.nonce, ttl_ns=request.ttl_ns)
         error = self.refusal or self._overload(item_overhead_bytes)
+        if request.nonce not in self._waiting:
+            error = error or self.room.objection_to_opening()
         if error is not None:
             self._outbox.reply(origin, self._leadership.failure(error, request.request_id))
             return
@@ -159,7 +219,9 @@ class Calls:
                 f"the session has more than {config.session_window_calls} unacknowledged calls",
                 limit="session_window_calls",
             )
-        return self._overload(size)
+        if (group.session, group.first) in self._waiting:
+            return self._overload(size)
+        return self.room.objection_to_calls(group.session, size) or self._overload(size)
 
     def _overload(self, size: int) -> Overloaded | None:
         config = self._config
@@ -184,6 +246,8 @@ class Calls:
             self._waiting[key] = Awaited([waiter], calls, size)
             self._waiting_calls += calls
             self._waiting_bytes += size
+            if isinstance(item, CallGroup):
+                self.room.waits(item.session, size)
         else:
             awaited.waiters = [*awaited.waiters[1 - max_waiters :], waiter]
             if any(_key_of(queued) == key for queued in self._queue):
@@ -195,6 +259,8 @@ class Calls:
             self._queued_since = now
         self._queue.append(item)
         self._queue_bytes += size
+        if type(item) is OpenSession:
+            self.room.openings += 1
 
     # --- into the log -------------------------------------------------------------------------------------------
 
@@ -233,18 +299,26 @@ class Calls:
         return items
 
     def forward(self) -> None:
-        """As follower: send what has gathered to the leader."""
+        """As follower: send what has gathered to the leader; openings go alone, lest calls be refused with them."""
         while self._queue:
             items = self._take_items()
-            number = self._next_forward
-            self._next_forward += 1
-            keys = {key for item in items if (key := _key_of(item)) in self._waiting and key is not None}
-            for key in keys:
-                self._forget_forward(key)
-                self._waiting[key].forward = number
-            if keys:
-                self._forwards[number] = keys
-            self._outbox.send(self._leadership.leader, Forward(number, items))
+            if type(items[-1]) is OpenSession:
+                self.room.opened(1)
+                if len(items) > 1:
+                    self._forward(items[:-1])
+                    items = items[-1:]
+            self._forward(items)
+
+    def _forward(self, items: list[EntryItem]) -> None:
+        number = self._next_forward
+        self._next_forward += 1
+        keys = {key for item in items if (key := _key_of(item)) in self._waiting and key is not None}
+        for key in keys:
+            self._forget_forward(key)
+            self._waiting[key].forward = number
+        if keys:
+            self._forwards[number] = keys
+        self._outbox.send(self._leadership.leader, Forward(number, items))
 
     def take_forwarded(self, peer: int, message: Forward, now: float) -> None:
         """As leader: take a follower's items, or refuse them all."""
@@ -253,7 +327,8 @@ class Calls:
         if not self._leadership.is_leader:
             error = NoLeader(f"node {self._leadership.node_id} does not lead", leader=self._leadership.leader or None)
         elif error is None:
-            error = self._overload(size)
+            opens = any(type(item) is OpenSession for item in message.items)
+            error = self._overload(size) or (self.room.objection_to_opening() if opens else None)
         if error is not None:
             self._outbox.send(peer, ForwardRefused(self._leadership.failure(error, message.forward_id)))
             return
@@ -270,6 +345,7 @@ class Calls:
 
     def applied(self, result: Applied) -> None:
         """Answer whoever waits for what was just applied here."""
+        self.room.applied(result)
         for answered in result.answers:
             self._answer_group(answered)
         for opened in result.opened:
@@ -288,6 +364,8 @@ class Calls:
         del self._waiting[key]
         self._waiting_calls -= awaited.calls
         self._waiting_bytes -= awaited.size
+        if isinstance(key, tuple):
+            self.room.waits(key[0], -awaited.size)
         return awaited.waiters
 
     def _forget_forward(self, key: Key) -> None:
@@ -302,17 +380,18 @@ class Calls:
         for waiter in self._settle((answered.session, answered.first)):
             if answered.answers is not None:
                 self._outbox.reply(waiter.origin, ProposeAnswers(waiter.request_id, answered.answers))
-            elif answered.expired:
-                self._outbox.reply(waiter.origin, self._expired(answered.session, waiter.request_id))
+            elif answered.verdict is Verdict.EXPIRED:
+                self._outbox.reply(waiter.origin, _expired(answered.session, waiter.request_id))
+            elif answered.verdict is Verdict.FULL:
+                error = Overloaded(
+                    f"session {answered.session} keeps too many bytes of answers that were not acknowledged",
+                    limit=KEPT_ANSWERS,
+                )
+                self._outbox.reply(waiter.origin, self._leadership.failure(error, waiter.request_id))
             else:
                 text = "the session has already acknowledged these calls, or they overlap others"
                 failure = Failure(request_id=waiter.request_id, kind=FailureKind.OUTCOME_UNKNOWN, text=text)
                 self._outbox.reply(waiter.origin, failure)
-
-    @staticmethod
-    def _expired(session: int, request_id: int) -> Failure:
-        text = f"session {session} is not open: it expired, or was never opened in this cluster"
-        return Failure(request_id=request_id, kind=FailureKind.SESSION_EXPIRED, text=text)
 
     def _answer_open(self, opened: OpenedSession) -> None:
         for waiter in self._settle(opened.nonce):
@@ -334,6 +413,7 @@ class Calls:
         What is still queued was in nobody's log: it stays queued for the leader that comes.
         """
         queued = {_key_of(item) for item in self._queue}
+        self.room.openings = sum(type(item) is OpenSession for item in self._queue)
         unknown = Failure(request_id=0, kind=FailureKind.CONNECTION_LOST, text=why)
         for key in [key for key in self._waiting if key not in queued]:
             self._fail(key, unknown)
@@ -349,6 +429,7 @@ class Calls:
     def give_up_queued(self, error: OctopiiError) -> None:
         """Refuse everything that is queued: it was in nobody's log and never will be."""
         items, self._queue, self._queue_bytes = self._queue, [], 0
+        self.room.opened(sum(type(item) is OpenSession for item in items))
         failure = self._leadership.failure(error, 0)
         for item in items:
             self._fail(_key_of(item), failure)
@@ -375,6 +456,11 @@ class Calls:
             self.give_up_queued(self.refusal)
         elif not full and isinstance(self.refusal, DiskFull):
             self.refusal = None
+
+
+def _expired(session: int, request_id: int) -> Failure:
+    text = f"session {session} is not open: it expired, or was never opened in this cluster"
+    return Failure(request_id=request_id, kind=FailureKind.SESSION_EXPIRED, text=text)
 
 
 def _size_of(item: EntryItem) -> int:

@@ -11,7 +11,7 @@ import msgspec
 
 from octopii.raft import ConfState, Entry
 from octopii.replica.roster import Roster
-from octopii.replica.sessions import Session
+from octopii.replica.sessions import Session, Verdict
 from octopii.state_machine import SnapshotSource
 from octopii.wire.codec import Answer, MemberFact
 
@@ -54,9 +54,10 @@ Job: TypeAlias = ApplyJob | QueryJob | SnapshotJob | RestoreJob
 
 
 class Manifest(msgspec.Struct, kw_only=True, frozen=True):
-    """What a snapshot is, beside its payload: everything but the user's bytes.
+    """What a snapshot is, beside its payload.
 
-    `checksum` is the XXH3-64 of the payload, `size` its length in bytes, `time` the applied time in nanoseconds.
+    `time` is the applied time in nanoseconds. The payload has `size` bytes with the XXH3-64 `checksum`: first what the
+    machine's `snapshot` gave, `state_size` bytes, then the sessions, of which there are `sessions`.
     """
 
     index: int
@@ -64,8 +65,9 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True):
     conf_state: ConfState
     roster: Roster
     time: int
-    sessions: list[Session]
     machine_version: int
+    sessions: int = 0
+    state_size: int = 0
     size: int = 0
     checksum: int = 0
 
@@ -79,12 +81,12 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class GroupAnswered(msgspec.Struct, frozen=True):
-    """A group of calls was reached in the log; `answers` is None when it was refused as unknown or stale."""
+    """A group of calls was reached in the log; `answers` is None where it was not applied, and `verdict` says why."""
 
     session: int
     first: int
     answers: list[Answer] | None
-    expired: bool = False
+    verdict: Verdict = Verdict.NEW
 
 
 class OpenedSession(msgspec.Struct, frozen=True):
@@ -133,10 +135,11 @@ class Queried(msgspec.Struct, frozen=True):
 
 
 class SnapshotView(msgspec.Struct, frozen=True):
-    """A captured state: consume `source` at once, or, when it is frozen, beside later jobs."""
+    """A captured state: consume `source` at once, or, when it is frozen, beside later jobs; `sessions` are copies."""
 
     manifest: Manifest
     source: SnapshotSource
+    sessions: list[Session]
 
 
 class SnapshotFailed(msgspec.Struct, frozen=True):

@@ -12,16 +12,25 @@ What `begin` says about a group:
     Verdict.NEW       apply it, then hand the answers to `record`
     Verdict.REPEATED  it was applied before: the kept answers are the answer
     Verdict.STALE     the client itself has acknowledged it, or it overlaps another group: nobody waits, nothing happens
+    Verdict.FULL      too many bytes of answers are kept: it is not applied; when the client has acknowledged some, the
+                      same group is judged anew
     Verdict.EXPIRED   no such session (any more): never applied, the caller learns that the outcome is unknown
 
 Time here is the applied time in nanoseconds, never a clock of this machine.
 """
 
 import enum
+import struct
 
 import msgspec
 
-from octopii.wire.codec import Answer
+from octopii.wire.codec import Answer, Buffer, CommandErrorAnswer, decoded
+from octopii.wire.frames import MalformedMessage
+
+answer_overhead_bytes = 64
+"""What a kept answer counts as beside its bytes."""
+
+_LENGTH = struct.Struct("<Q")
 
 
 class Verdict(enum.Enum):
@@ -30,11 +39,12 @@ class Verdict(enum.Enum):
     NEW = "new"
     REPEATED = "repeated"
     STALE = "stale"
+    FULL = "full"
     EXPIRED = "expired"
 
 
-class Session(msgspec.Struct):
-    """One client's place in the table: what it was answered and has not acknowledged yet."""
+class Session(msgspec.Struct, array_like=True):
+    """One client's place in the table: what it was answered and has not acknowledged yet, `kept_bytes` in all."""
 
     id: int
     ttl_ns: int
@@ -43,6 +53,7 @@ class Session(msgspec.Struct):
     acked: int = 0
     next: int = 0
     answers: dict[int, list[Answer]] = msgspec.field(default_factory=dict)
+    kept_bytes: int = 0
 
     def expired(self, now_ns: int) -> bool:
         """Whether nothing was heard from the client for longer than its time to live."""
@@ -55,7 +66,7 @@ class Session(msgspec.Struct):
         self.acked = acked
         answers = self.answers
         for first in [first for first, kept in answers.items() if first + len(kept) <= acked]:
-            del answers[first]
+            self.kept_bytes -= size_of_answers(answers.pop(first))
 
     def overlaps(self, first: int, count: int) -> bool:
         """Whether any kept group shares a number with `first`..`first + count - 1`."""
@@ -64,17 +75,32 @@ class Session(msgspec.Struct):
         )
 
 
+def size_of_answers(answers: list[Answer]) -> int:
+    """What keeping these answers counts as, in bytes."""
+    size = answer_overhead_bytes * len(answers)
+    for answer in answers:
+        if isinstance(answer, bytes):
+            size += len(answer)
+        else:
+            size += len(answer.text if isinstance(answer, CommandErrorAnswer) else answer.exception)
+    return size
+
+
 class SessionTable:
     """All sessions of a cluster, at one applied index.
 
-    `max_sessions` bounds the table; it must be the same on every replica, so it comes with the cluster's constants and
-    never from one node's configuration.
+    The limits bound the table: sessions, bytes of answers kept for one session (a group that is judged below the limit
+    may exceed it with its own answers), and for all: beyond that the sessions longest idle end early. They must be the same on every replica, so they come with the
+    cluster's constants and never from one node's configuration.
     """
 
-    def __init__(self, *, max_sessions: int) -> None:
+    def __init__(self, *, max_sessions: int, max_session_bytes: int, max_bytes: int) -> None:
         self._sessions: dict[int, Session] = {}
         self._by_nonce: dict[bytes, int] = {}
         self._max_sessions = max_sessions
+        self._max_session_bytes = max_session_bytes
+        self._max_bytes = max_bytes
+        self.kept_bytes = 0
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -99,6 +125,7 @@ class SessionTable:
         session = self._sessions.pop(session_id, None)
         if session is None:
             return False
+        self.kept_bytes -= session.kept_bytes
         if self._by_nonce.get(session.nonce) == session_id:
             del self._by_nonce[session.nonce]
         return True
@@ -125,16 +152,37 @@ class SessionTable:
         if kept is not None and len(kept) == count:
             return Verdict.REPEATED, kept
         if acked > session.acked:
+            before = session.kept_bytes
             session.drop_acknowledged(acked)
+            self.kept_bytes -= before - session.kept_bytes
         if first < session.next and (first < session.acked or session.overlaps(first, count)):
             return Verdict.STALE, None
+        if session.kept_bytes >= self._max_session_bytes and first > session.acked:
+            return Verdict.FULL, None  # the call that the client waits for first always goes: it opens the way
         return Verdict.NEW, None
 
     def record(self, session_id: int, *, first: int, answers: list[Answer]) -> None:
         """Keep the answers of a group that `begin` called new."""
         session = self._sessions[session_id]
         session.answers[first] = answers
+        size = size_of_answers(answers)
+        session.kept_bytes += size
+        self.kept_bytes += size
+        if self.kept_bytes > self._max_bytes:
+            self._make_room(session_id)
         session.next = max(session.next, first + len(answers))
+
+    def _make_room(self, newest: int) -> None:
+        """End the sessions that were idle for longest, an eighth of all bytes at once so that it happens seldom.
+
+        A client that is idle has its answers; its next call goes on under a fresh session.
+        """
+        goal = self._max_bytes - self._max_bytes // 8
+        for session in sorted(self._sessions.values(), key=lambda session: (session.last_ns, session.id)):
+            if self.kept_bytes <= goal:
+                return
+            if session.kept_bytes and session.id != newest:
+                self.close(session.id)
 
     def kept_answers(self, session_id: int, first: int) -> list[Answer] | None:
         """Answers of a group that was applied and not acknowledged, or None."""
@@ -142,10 +190,41 @@ class SessionTable:
         return None if session is None else session.answers.get(first)
 
     def capture(self) -> list[Session]:
-        """Every session in order of id: what a snapshot holds (encode it before the next apply)."""
+        """Every session in order of id: what a snapshot holds (copy or encode it before the next apply)."""
         return [self._sessions[session_id] for session_id in sorted(self._sessions)]
 
     def restore(self, sessions: list[Session]) -> None:
         """Replace the whole table by what a snapshot held."""
         self._sessions = {session.id: session for session in sessions}
         self._by_nonce = {session.nonce: session.id for session in sessions}
+        self.kept_bytes = sum(session.kept_bytes for session in sessions)
+
+
+# --- in a snapshot: each session behind its length, u64 little-endian ---------------------------------------------
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoder = msgspec.msgpack.Decoder(Session)
+
+
+def encode_session(session: Session) -> bytes:
+    """One session as it stands in a snapshot."""
+    data = _encode(session)
+    return _LENGTH.pack(len(data)) + data
+
+
+def decode_sessions(data: Buffer, *, count: int) -> list[Session]:
+    """Read the sessions of a snapshot; raises `MalformedMessage`."""
+    sessions: list[Session] = []
+    at, end = 0, len(data)
+    while at < end:
+        if end - at < _LENGTH.size:
+            raise MalformedMessage(f"sessions: {end - at} bytes are left over")
+        (length,) = _LENGTH.unpack_from(data, at)
+        at += _LENGTH.size
+        if length > end - at:
+            raise MalformedMessage(f"sessions: one of {length} bytes where {end - at} are left")
+        sessions.append(decoded(_decoder, data[at : at + length], "session"))
+        at += length
+    if len(sessions) != count:
+        raise MalformedMessage(f"sessions: {len(sessions)} where there should be {count}")
+    return sessions

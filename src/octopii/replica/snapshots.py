@@ -1,15 +1,17 @@
 """Snapshots on disk: payload files, and the manifests that make them count.
 
-A payload is one contiguous file in the node's folder, exactly the bytes that the machine's `snapshot` gave. It is
+A payload is one contiguous file in the node's folder: the bytes that the machine's `snapshot` gave, and behind them the
+sessions, whose kept answers may be many times what a record of the log can hold. It is
 written under a temporary name, synced every few MiB (so that one sync never has a gigabyte to wait for), synced at its
 end, renamed, and the folder is synced. Only then does its manifest become a record of the topic `snapshots`; the
 snapshot counts from the moment that record is synced. A crash at any step before leaves a file without a manifest,
 which the next open deletes. The newest manifest counts, the one before it is kept until the newest is durable.
 
-A manifest holds all that the replicated state has beside the user's bytes: membership, roster, clock, sessions.
+A manifest holds the rest of the replicated state: membership, roster, clock.
 """
 
 import re
+from collections.abc import Iterator
 
 import msgspec
 import xxhash
@@ -17,13 +19,17 @@ import xxhash
 from octopii.errors import CorruptLogError
 from octopii.raft import Snapshot, SnapshotMetadata, SnapshotTemporarilyUnavailable
 from octopii.replica.jobs import Manifest, SnapshotFailed, SnapshotView, SnapshotWritten
+from octopii.replica.sessions import encode_session
 from octopii.walrus import Log
 from octopii.walrus.vfs import File, FileSystem
-from octopii.wire.codec import decoded
+from octopii.wire.codec import Buffer, decoded
 from octopii.wire.frames import MalformedMessage
 
 default_sync_bytes = 4 << 20
 """Bytes of a snapshot that are written between two syncs; nodes have `Config.snapshot_sync_bytes`."""
+
+MAX_PAYLOAD_BYTES = (1 << 63) - 1
+"""Most bytes of a payload: positions in it are signed 64-bit integers on the wire."""
 
 copy_bytes = 1 << 20
 """Bytes read at a time when a payload is verified."""
@@ -44,9 +50,19 @@ def encode_manifest(manifest: Manifest) -> bytes:
 def decode_manifest(data: bytes) -> Manifest:
     """Inverse of `encode_manifest`; raises `MalformedMessage` for anything else."""
     manifest = decoded(_manifest_decoder, data, "manifest")
-    if manifest.index < 1 or manifest.term < 1 or manifest.size < 0 or manifest.checksum < 0:
-        raise MalformedMessage(f"manifest: index {manifest.index}, term {manifest.term}, {manifest.size} bytes")
+    if manifest.index < 1 or manifest.term < 1 or manifest.sessions < 0 or manifest.checksum < 0:
+        raise MalformedMessage(f"manifest: index {manifest.index}, term {manifest.term}, {manifest.sessions} sessions")
+    if not 0 <= manifest.state_size <= manifest.size <= MAX_PAYLOAD_BYTES:
+        raise MalformedMessage(f"manifest: {manifest.state_size} bytes of state in {manifest.size}")
     return manifest
+
+
+def _chunks_of(view: SnapshotView) -> Iterator[tuple[bool, Buffer]]:
+    """The payload: the machine's chunks, then those of the sessions (True)."""
+    for chunk in view.source:
+        yield False, chunk
+    for session in view.sessions:
+        yield True, encode_session(session)
 
 
 class SnapshotStore:
@@ -101,15 +117,16 @@ class SnapshotStore:
     def write(self, view: SnapshotView) -> SnapshotWritten | SnapshotFailed:
         """Write the payload of a captured state and make it durable under its name; its manifest is not yet."""
         temporary = self._path(f"{view.manifest.file_name}.writing")
-        digest, size, unsynced = xxhash.xxh3_64(), 0, 0
+        digest, size, unsynced, state_size = xxhash.xxh3_64(), 0, 0, 0
         try:
             file = self._vfs.open(temporary, create=True)
             try:
                 file.truncate(0)
-                for chunk in view.source:
+                for of_sessions, chunk in _chunks_of(view):
                     file.write_at(chunk, size)
                     digest.update(chunk)
                     size += len(chunk)
+                    state_size += 0 if of_sessions else len(chunk)
                     unsynced += len(chunk)
                     if unsynced >= self._sync_bytes:
                         file.datasync()
@@ -121,7 +138,14 @@ class SnapshotStore:
             self._vfs.sync_folder(self._folder)
         except Exception as error:  # noqa: BLE001  (the user's generator or the disk: the log is kept, it is tried again)
             return SnapshotFailed(f"writing {temporary} failed: {type(error).__name__}: {error}")
-        return SnapshotWritten(msgspec.structs.replace(view.manifest, size=size, checksum=digest.intdigest()))
+        manifest = msgspec.structs.replace(
+            view.manifest,
+            sessions=len(view.sessions),
+            state_size=state_size,
+            size=size,
+            checksum=digest.intdigest(),
+        )
+        return SnapshotWritten(manifest)
 
     def record(self, manifest: Manifest) -> int:
         """Write the manifest's record and return its offset: once the log was synced it counts; then call `prune`."""

@@ -127,7 +127,10 @@ class Upkeep:
     # --- compaction ---------------------------------------------------------------------------------------------
 
     def _maybe_compact(self) -> None:
-        if self._wants_compaction and self._now - self._last_compaction >= self._config.compact_interval:
+        wanted = (
+            self._wants_compaction or self._replica.calls.room.crowded
+        )  # compaction ends sessions that have expired
+        if wanted and self._now - self._last_compaction >= self._config.compact_interval:
             self._last_compaction = self._now
             self._replica.calls.system(Compact(), self._now)
 

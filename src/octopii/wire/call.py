@@ -54,6 +54,7 @@ from octopii.wire.codec import Answer, ApplyFailedAnswer, CommandErrorAnswer, De
 from octopii.wire.courier import Courier, Send
 from octopii.wire.links import Connect, Disconnect, LinkLimits
 from octopii.wire.requests import (
+    KEPT_ANSWERS,
     NOT_APPLIED_KINDS,
     Consistency,
     Done,
@@ -456,7 +457,10 @@ class CallMachine:
         kind = failure.kind
         if kind is FailureKind.SESSION_EXPIRED and self._session is group.session:
             self._session = None
-        if group.uncertain and kind in NOT_APPLIED_KINDS:
+        if kind is FailureKind.OVERLOADED and failure.detail == KEPT_ANSWERS:
+            self._courier.links.refused(now, elsewhere=False)
+            self._refused(group, failure)  # what it acknowledges by then makes room
+        elif group.uncertain and kind in NOT_APPLIED_KINDS:
             self._courier.links.refused(now, elsewhere=False)
             self._retry([group])  # this try did not count, an earlier one may have
         elif not group.uncertain and (kind is FailureKind.SESSION_EXPIRED or _too_large_together(group, kind)):

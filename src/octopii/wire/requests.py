@@ -57,6 +57,10 @@ from octopii.wire.codec import (
     short_text,
 )
 
+KEPT_ANSWERS = "kept_answers"
+"""What the limit of an `Overloaded` is called when a session keeps too many bytes of answers: the client goes on when
+it has acknowledged some."""
+
 MAX_CHANGES = 64
 """Most single changes in one membership request."""
 
