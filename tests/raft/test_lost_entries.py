@@ -4,7 +4,7 @@ import pytest
 
 from octopii.raft import MessageType as Kind
 from octopii.raft import Role
-from tests.raft.test_raw_node import T, Driven, entry
+from tests.raft.test_raw_node import Driven, T, entry
 
 LOG = [entry(1, 1), entry(2, 1)]
 
