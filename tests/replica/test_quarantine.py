@@ -45,7 +45,7 @@ class Loss:
         self.holder = cluster.wait_for_leader()
         self.loser, self.third = cluster.followers
         old = disk_of(self.loser)
-        cluster.world.cut(self.holder.id, self.third.id)
+        cluster.world.network.cut(self.holder.id, self.third.id)
         cluster.world.run(0.6)
         assert cluster.leader is self.holder
         at_holder = cluster.client(at=self.holder.id)
@@ -55,7 +55,7 @@ class Loss:
         self.holder.crash(survive_all)
         roll_back(self.loser, old)
         self.loser.start()
-        cluster.world.heal()
+        cluster.world.network.heal()
 
     def assert_nobody_leads(self, seconds: float = 6.0) -> None:
         """Nor ever does for a while."""
@@ -139,7 +139,7 @@ def test_a_member_that_has_caught_up_is_a_member_like_others() -> None:
     cluster.world.run_until(lambda: cluster.applied(loser), what="it has caught up")
     cluster.world.run(0.5)
     assert all(not node.replica.quarantine.members for node in cluster.nodes.values())
-    cluster.world.isolate(next(node for node in cluster.followers if node is not loser).id)
+    cluster.world.network.isolate(next(node for node in cluster.followers if node is not loser).id)
     assert isinstance(cluster.reply(leader, requests.TransferLeader(1, loser.id)), requests.Done)
     assert cluster.leader is loser
     cluster.recover()
@@ -183,7 +183,7 @@ def test_a_removed_member_is_no_longer_named() -> None:
     roll_back(loser, old)
     loser.start()
     cluster.world.run_until(lambda: bool(leader.replica.quarantine.members), what="the leader has noticed")
-    cluster.world.isolate(loser.id)
+    cluster.world.network.isolate(loser.id)
     cluster.world.run(0.6)
     assert list(leader.replica.quarantine.members) == [loser.id]
     change = requests.MemberChange(operation=requests.MemberOperation.REMOVE, node_id=loser.id)

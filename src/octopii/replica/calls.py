@@ -81,9 +81,10 @@ class Leadership(msgspec.Struct):
 
 
 class SessionRoom:
-    """How many sessions there are, and how much each has under way: looked at before a call or a session enters the log.
+    """How many sessions there are, and how much each has under way.
 
-    So nodes may be set differently without harm. The limits that hold when an entry is applied are the session table's.
+    Looked at before a call or a session enters the log, so nodes may be set differently without harm. The limits that
+    hold when an entry is applied are the session table's.
     """
 
     def __init__(self, config: Config) -> None:

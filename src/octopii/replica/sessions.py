@@ -24,7 +24,7 @@ import struct
 
 import msgspec
 
-from octopii.wire.codec import Answer, Buffer, CommandErrorAnswer, decoded
+from octopii.wire.codec import Answer, ApplyFailedAnswer, Buffer, CommandErrorAnswer, decoded
 from octopii.wire.frames import MalformedMessage
 
 answer_overhead_bytes = 64
@@ -81,8 +81,12 @@ def size_of_answers(answers: list[Answer]) -> int:
     for answer in answers:
         if isinstance(answer, bytes):
             size += len(answer)
+        elif isinstance(answer, ApplyFailedAnswer):
+            size += len(answer.exception)
+        elif isinstance(answer, CommandErrorAnswer):
+            size += len(answer.text)
         else:
-            size += len(answer.text if isinstance(answer, CommandErrorAnswer) else answer.exception)
+            size += len(answer.text) + len(answer.name) + len(answer.arguments)
     return size
 
 
@@ -90,8 +94,9 @@ class SessionTable:
     """All sessions of a cluster, at one applied index.
 
     The limits bound the table: sessions, bytes of answers kept for one session (a group that is judged below the limit
-    may exceed it with its own answers), and for all: beyond that the sessions longest idle end early. They must be the same on every replica, so they come with the
-    cluster's constants and never from one node's configuration.
+    may exceed it with its own answers), and for all: beyond that the sessions that were idle for longest end early.
+    They must be the same on every replica, so they come with the cluster's constants and never from one node's
+    configuration.
     """
 
     def __init__(self, *, max_sessions: int, max_session_bytes: int, max_bytes: int) -> None:
