@@ -79,6 +79,7 @@ class Engine:
         self._next_tick = now + config.tick_interval
         self._tick_timer: asyncio.TimerHandle | None = None
         self._wake_timer: asyncio.TimerHandle | None = None
+        self._wake_at = 0.0
         self._sync_began = 0.0
         self._syncing = False
         self._stopped = False
@@ -180,7 +181,8 @@ class Engine:
             self.calls.move(now)
             while work := self.replica.poll():
                 self._carry_out(work, now)
-                self.calls.move(now)
+                if not self.calls.move(now):
+                    break
             if self.calls.waiting:
                 self.wake()
             self._schedule_wake(now)
@@ -215,15 +217,21 @@ class Engine:
             self.board.reply(connection, its_replies)
 
     def _schedule_wake(self, now: float) -> None:
-        """Wake for this process's calls: deadlines, delays."""
+        """Wake for this process's calls: deadlines, delays.
+
+        A timer that is due earlier than needed stays: it then finds nothing to do and is set anew, which costs less
+        than a timer for each turn.
+        """
         wake = self.calls.next_wake(now)
+        if wake is None or (self._wake_timer is not None and self._wake_at <= wake):
+            return
         if self._wake_timer is not None:
             self._wake_timer.cancel()
-            self._wake_timer = None
-        if wake is not None:
-            self._wake_timer = self._loop.call_later(max(0.0, wake - now), self._wake_calls)
+        self._wake_at = wake
+        self._wake_timer = self._loop.call_later(max(0.0, wake - now), self._wake_calls)
 
     def _wake_calls(self) -> None:
+        self._wake_timer = None
         self.calls.tick(clock())
         self.turn()
 

@@ -78,10 +78,11 @@ class LocalCalls:
                 self._resolve[call_id] = handed.resolve
         self._gatherer.start(self._machine, now, self._expect)
 
-    def move(self, now: float) -> None:
-        """Let calls move: requests go to the replica at once, results to whoever waits."""
-        machine = self._machine
+    def move(self, now: float) -> bool:
+        """Let calls move: requests go to the replica at once, results to whoever waits. False when nothing moved."""
+        machine, moved = self._machine, False
         while actions := machine.poll(now):
+            moved = True
             for action in actions:
                 if isinstance(action, Send):
                     for request in action.requests:
@@ -93,6 +94,7 @@ class LocalCalls:
                     self._answer(action.call_id, action.error)
                 elif isinstance(action, Connect):
                     machine.connected(LOCAL, node_id=self._node_id, now=now)
+        return moved
 
     def receive(self, reply: Reply, now: float) -> None:
         """Take a reply of the replica. Hints at the leader are not for us: the replica forwards."""

@@ -147,9 +147,14 @@ class Courier:
 
     def take_actions(self) -> list[Send | LinkAction]:
         """Return what to write, dial and close, in this order of doing."""
-        self.links.close_drained({attempt.address for attempt in self._outstanding.values()})
-        actions: list[Send | LinkAction] = [Send(address, requests) for address, requests in self._sends.items()]
-        self._sends = {}
-        actions += self.links.actions
-        self.links.actions = []
+        links = self.links
+        if links.draining:
+            links.close_drained({attempt.address for attempt in self._outstanding.values()})
+        actions: list[Send | LinkAction] = []
+        if self._sends:
+            actions += [Send(address, requests) for address, requests in self._sends.items()]
+            self._sends = {}
+        if links.actions:
+            actions += links.actions
+            links.actions = []
         return actions

@@ -172,6 +172,11 @@ class Links:
             self.disconnected(address, now, why="it does not answer")
             self._shunned[address] = now + self._limits.shun
 
+    @property
+    def draining(self) -> bool:
+        """Whether there are links that were moved away from."""
+        return len(self._links) > 1 and any(link.state is _State.DRAINING for link in self._links.values())
+
     def close_drained(self, busy: Collection[str]) -> None:
         """Close the links that were moved away from and on which nothing is outstanding."""
         for link in [link for link in self._links.values() if link.state is _State.DRAINING]:
