@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from octopii.errors import LogClosed, LogPoisoned
-from octopii.walrus import FsyncSchedule, Milliseconds, NoFsync, SyncEach, Walrus
+from octopii.walrus import FsyncSchedule, Log, Milliseconds, NoFsync, SyncEach, Walrus
 from octopii.walrus.memory_vfs import MemoryFileSystem, Operation, survive_none
 
 folder = "/log"
@@ -198,3 +198,24 @@ def test_close_ends_its_thread(schedule: FsyncSchedule) -> None:
     with _open(_memory(), schedule) as log:
         log.append_for_topic("t", b"x")
     assert set(threading.enumerate()) <= before
+
+
+def test_an_interrupted_sync_leaves_a_log_that_closes() -> None:
+    """A `KeyboardInterrupt` out of a sync of the core is raised as it is, and `close` lets go of the files."""
+    system = _memory()
+    log = Log(folder, vfs=system, block_bytes=1024, segment_blocks=8)
+    log.append_for_topic("t", b"a")
+    ticket = log.begin_sync()
+    assert ticket is not None
+
+    def interrupt(operation: Operation) -> None:
+        if operation.kind == "datasync":
+            raise KeyboardInterrupt
+
+    system.faults.before = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        ticket.run()
+    log.close()
+    system.faults.before = None
+    with _open(system, SyncEach()) as again:
+        assert [entry.data for entry in again.read_from("t", 0, 1 << 20)] == [b"a"]

@@ -217,20 +217,23 @@ class Engine:
             self.board.reply(connection, its_replies)
 
     def _schedule_wake(self, now: float) -> None:
-        """Wake for this process's calls: deadlines, delays.
+        """Wake for what is due without anything happening: deadlines and delays of calls, news of a commit.
 
         A timer that is due earlier than needed stays: it then finds nothing to do and is set anew, which costs less
         than a timer for each turn.
         """
         wake = self.calls.next_wake(now)
+        news = self.replica.wake_at
+        if news is not None and (wake is None or news < wake):
+            wake = news
         if wake is None or (self._wake_timer is not None and self._wake_at <= wake):
             return
         if self._wake_timer is not None:
             self._wake_timer.cancel()
         self._wake_at = wake
-        self._wake_timer = self._loop.call_later(max(0.0, wake - now), self._wake_calls)
+        self._wake_timer = self._loop.call_later(max(0.0, wake - now), self._wake_due)
 
-    def _wake_calls(self) -> None:
+    def _wake_due(self) -> None:
         self._wake_timer = None
         self.calls.tick(clock())
         self.turn()

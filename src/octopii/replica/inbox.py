@@ -36,6 +36,7 @@ class Inbox:
             if not message.cluster_id:
                 self.empty_peer_is_there(peer)
         elif isinstance(message, requests.Forward):
+            replica.news.follower_waits(peer, replica.now)
             replica.calls.take_forwarded(peer, message, replica.now)
         elif isinstance(message, requests.ForwardRefused):
             replica.calls.forward_refused(message)

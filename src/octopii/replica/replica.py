@@ -10,6 +10,7 @@ A driver owns a `Replica` and an `Applier` and moves things between them and the
     replica.request(origin, request)        what a client, or this process itself, asks
     work = replica.poll()                   after any of these, and after each completion below
         send work.messages and work.replies; queue work.jobs for the apply thread; start work.sync
+        poll again at replica.wake_at, if that is not None and nothing else leads to it before
     replica.sync_done(ticket)               the ticket's `run` returned
     replica.job_done(result)                a job's result; a `SnapshotView` is written first, with `snapshots.write`,
                                             and what that returns is the result
@@ -45,6 +46,7 @@ from octopii.raft import (
 from octopii.replica.admin import Admin
 from octopii.replica.applying import Applying
 from octopii.replica.calls import Calls, Leadership
+from octopii.replica.commit_news import CommitNews
 from octopii.replica.elections import ElectionLog
 from octopii.replica.founding import Joining, PeerFacts
 from octopii.replica.health import DiskRoom, Vitals
@@ -126,6 +128,7 @@ class Replica:
         )
         self.writes = Writes(self, log)
         self.applying = Applying(self)
+        self.news = CommitNews(self.outbox)
         self.calls = Calls(config, self.outbox, self.leadership)
         self.reads = Reads(config, self.outbox, self.leadership, self._start_read_round)
         self.senders = Senders(config, self.outbox, self.snapshots, self._transfer_finished)
@@ -339,7 +342,13 @@ class Replica:
             if ticket is None:
                 ticket = self.writes.begin_sync()
         self.reads.reached(self.applying.handed_index)
+        self.news.tell_due(self.now)
         return self.outbox.take(ticket)
+
+    @property
+    def wake_at(self) -> float | None:
+        """When `poll` has something to do even if nothing happens, in monotonic seconds; None for never."""
+        return self.news.wake_at
 
     def _drain(self) -> None:
         while self.raft.has_ready():
@@ -388,7 +397,9 @@ class Replica:
 
     def send(self, message: Message) -> None:
         """Send a message of the Raft core; a snapshot is sent by way of an offer."""
-        if message.type is MessageType.SNAPSHOT:
+        if message.type is MessageType.APPEND:
+            self.news.take(message, self.now)
+        elif message.type is MessageType.SNAPSHOT:
             self.senders.begin(message.to, term=message.term, now=self.now)
         else:
             self.outbox.send(message.to, message)
@@ -436,6 +447,7 @@ class Replica:
         if was_leader and not leadership.is_leader:
             self._entry = None
             self.senders.stop_all()
+        self.news.forget()
         self.reads.leadership_changed()
         self.admin.leadership_changed()
         self.upkeep.leadership_changed()

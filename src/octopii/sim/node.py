@@ -217,6 +217,7 @@ class Node:
         self.paused = False
         self._apply = ApplyThread(self)
         self._waiting_sync = None
+        self._wake_due = False
         self._stopping = False
         self._backlog = []
         self.reply_to = {}
@@ -287,6 +288,14 @@ class Node:
             self._waiting_sync = work.sync
             if not self.paused_sync:
                 self.later(world.between(world.weather.sync_time), self.finish_sync)
+        if replica.wake_at is not None and not self._wake_due:
+            self._wake_due = True
+
+            def wake() -> None:
+                self._wake_due = False
+                self.enter(lambda: None)
+
+            self.later(max(0.0, replica.wake_at - self.now) / self.clock_rate, wake)
 
     def _break(self, error: BaseException) -> None:
         """The process ends over an error, and the machine goes on: nothing is lost that was written."""

@@ -206,11 +206,14 @@ class LogLife:
             self._sync_now()
 
     def close(self) -> None:
-        """Make all durable and note that the log was closed in order. Doing so twice is harmless."""
+        """Make all durable and note that the log was closed in order. Doing so twice is harmless.
+
+        After a failed or interrupted sync it only lets go of the files: the next open recovers, as after a crash.
+        """
         if self.is_closed:
             return
         try:
-            if self.poison is None:
+            if self.poison is None and (self._ticket is None or not self._ticket.interrupted):
                 assert self._ticket is None, "no sync is under way at close"
                 self._cursors.save_all()
                 self._sync_now()

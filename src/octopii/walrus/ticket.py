@@ -8,7 +8,7 @@ from octopii.walrus.vfs import File
 class SyncTicket:
     """What `begin_sync` gives: call `run`, then hand it to `finish_sync`."""
 
-    __slots__ = ("_files", "dropped", "error", "is_done", "segments", "topics")
+    __slots__ = ("_files", "dropped", "error", "interrupted", "is_done", "segments", "topics")
 
     def __init__(
         self, topics: list[tuple[Topic, int, int]], segments: list[Segment], files: list[File], dropped: list[Place]
@@ -18,13 +18,20 @@ class SyncTicket:
         self.dropped = dropped
         self.error: OSError | None = None
         self.is_done = False
+        self.interrupted = False
         self._files = files
 
     def run(self) -> None:
-        """One fdatasync for each file written to. What it raises is kept for `finish_sync`, which reports it."""
+        """One fdatasync for each file written to. What it raises is kept for `finish_sync`, which reports it.
+
+        What is no `OSError` (`KeyboardInterrupt`) is raised: then nobody knows what is on disk, and only `close` is left.
+        """
         try:
             for file in self._files:
                 file.datasync()
         except OSError as error:
             self.error = error
+        except BaseException:
+            self.interrupted = True
+            raise
         self.is_done = True
