@@ -24,7 +24,7 @@ class SyncTicket:
     def run(self) -> None:
         """One fdatasync for each file written to. What it raises is kept for `finish_sync`, which reports it.
 
-        What is no `OSError` (`KeyboardInterrupt`) is raised: then nobody knows what is on disk, and only `close` is left.
+        What is no `OSError` (`KeyboardInterrupt`) is raised: nobody knows then what is on disk, only `close` is left.
         """
         try:
             for file in self._files:
