@@ -18,7 +18,15 @@ from octopii.errors import (
     Overloaded,
     TooLarge,
 )
-from octopii.raft.messages import ConfState, Snapshot, SnapshotMetadata
+from octopii.raft.messages import (
+    ConfState,
+    Entry,
+    EntryKind,
+    MembershipChange,
+    Snapshot,
+    SnapshotMetadata,
+    encode_membership_change,
+)
 from octopii.wire import codec, peer_frames, requests
 from octopii.wire.codec import (
     CallGroup,
@@ -275,6 +283,16 @@ def test_a_chunk_is_a_view_of_what_arrived() -> None:
             FrameType.RAFT,
             msgspec.msgpack.encode([msgspec.structs.replace(RAFT[1], entries=[*ENTRIES, ENTRIES[1]])]),
             MalformedMessage,
+        ),
+        *(
+            (
+                FrameType.RAFT,
+                msgspec.msgpack.encode(
+                    [msgspec.structs.replace(RAFT[1], entries=[Entry(3, 11, EntryKind.MEMBERSHIP, data)])]
+                ),
+                MalformedMessage,
+            )
+            for data in (b"\x00", b"\x93", encode_membership_change(MembershipChange(context=b"nobody")))
         ),
         (
             FrameType.RAFT,

@@ -23,9 +23,6 @@ from octopii.raft.storage import Compacted, Storage, Unavailable, limit_bytes
 max_entries_per_read = 8192
 """Entries that are looked at for one message or one Ready: bounds the work where entries are tiny or empty."""
 
-scan_bytes = 4 << 20
-"""Bytes of entries read at a time when membership changes are looked for."""
-
 
 class Write(msgspec.Struct, gc=False):
     """What a Ready holds for the disk: its number, the last entry it still vouches for, the snapshot's index or 0."""
@@ -77,14 +74,7 @@ class RaftLog:
         before. The commit index is not kept over a restart; without this proof a restarted node could be elected by a
         membership that is two changes old, whose quorums need not overlap with those of the present one.
         """
-        newest = before = 0
-        low = self.applied + 1
-        while low <= self.stable:
-            entries = self.storage.entries(low, self.stable + 1, scan_bytes)
-            for entry in entries:
-                if entry.kind is MEMBERSHIP:
-                    before, newest = newest, entry.index
-            low = entries[-1].index + 1
+        before, newest = ([0, 0, *self.storage.membership_changes(self.applied)])[-2:]
         return newest, before
 
     # --- reading ------------------------------------------------------------------------------------------------
@@ -293,10 +283,7 @@ class RaftLog:
 
     def has_unapplied_membership(self) -> bool:
         """Whether a committed membership change waits to be applied (a node must not campaign before it is)."""
-        low = max(self.applied + 1, self.first_index())
-        while low <= self.committed:
-            entries = self.entries(low, scan_bytes)
-            if any(entry.kind is MEMBERSHIP for entry in entries if entry.index <= self.committed):
-                return True
-            low = entries[-1].index + 1
-        return False
+        committed, on_disk = self.committed, min(self.committed, self.stable)
+        if self.snapshot is None and any(index <= on_disk for index in self.storage.membership_changes(self.applied)):
+            return True
+        return any(entry.kind is MEMBERSHIP for entry in self.unstable if self.applied < entry.index <= committed)

@@ -8,6 +8,8 @@ import enum
 
 import msgspec
 
+from octopii.errors import OctopiiError
+
 
 class Role(enum.IntEnum):
     """What a node is at the moment (paper, section 5.1; pre-candidate: thesis, section 9.6)."""
@@ -192,6 +194,16 @@ def encode_membership_change(change: MembershipChange) -> bytes:
     return _change_encoder.encode(change)
 
 
+class MalformedChange(OctopiiError):
+    """The data of a membership entry is none that `encode_membership_change` gives."""
+
+
 def decode_membership_change(data: bytes) -> MembershipChange:
-    """Inverse of `encode_membership_change`; empty data is the change that leaves a joint membership."""
-    return _change_decoder.decode(data) if data else MembershipChange()
+    """Inverse of `encode_membership_change`; empty data is the change that leaves a joint membership.
+
+    Raises `MalformedChange`.
+    """
+    try:
+        return _change_decoder.decode(data) if data else MembershipChange()
+    except (ValueError, RecursionError) as error:
+        raise MalformedChange(f"membership entry: {error}") from error

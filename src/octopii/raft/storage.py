@@ -5,7 +5,7 @@ from itertools import accumulate
 from typing import Protocol
 
 from octopii.errors import OctopiiError
-from octopii.raft.messages import ConfState, Entry, HardState, Snapshot
+from octopii.raft.messages import MEMBERSHIP, ConfState, Entry, HardState, Snapshot
 
 
 class StorageError(OctopiiError):
@@ -45,6 +45,10 @@ class Storage(Protocol):
 
     def entries(self, low: int, high: int, max_bytes: int) -> list[Entry]:
         """Entries from `low` up to, not including, `high`: what fits in `max_bytes`, at least one; raises likewise."""
+        ...
+
+    def membership_changes(self, after: int) -> list[int]:
+        """Indexes of the membership entries behind index `after`, in order."""
         ...
 
     def snapshot(self) -> Snapshot:
@@ -95,6 +99,10 @@ class MemoryStorage:
         if high > self.last_index() + 1:
             raise Unavailable(f"entry {high - 1} is beyond {self.last_index()}")
         return limit_bytes(self._entries[low - self._index - 1 : high - self._index - 1], max_bytes)
+
+    def membership_changes(self, after: int) -> list[int]:
+        """Indexes of the membership entries behind `after`."""
+        return [entry.index for entry in self._entries if entry.index > after and entry.kind is MEMBERSHIP]
 
     def snapshot(self) -> Snapshot:
         """The newest snapshot."""

@@ -18,9 +18,14 @@ import msgspec
 from octopii.config import Config
 from octopii.errors import ConfigError, RefusedError
 from octopii.raft import ConfState
+from octopii.replica.records import last_record
 from octopii.replica.roster import Roster
 from octopii.walrus import Log
-from octopii.wire.codec import Found, MemberFact
+from octopii.wire.codec import Found, MemberFact, decoded
+from octopii.wire.frames import MalformedMessage
+
+ID_BYTES = 16
+"""Length of a storage id, and of a cluster id."""
 
 
 class Held(msgspec.Struct, array_like=True, frozen=True):
@@ -49,6 +54,23 @@ class Membership(msgspec.Struct, array_like=True, frozen=True):
     applied: int = 0
 
 
+_identity_decoder = msgspec.msgpack.Decoder(Identity)
+_membership_decoder = msgspec.msgpack.Decoder(Membership)
+
+
+def decode_identity(record: bytes) -> Identity:
+    """What a record of the topic `identity` says; raises `MalformedMessage`."""
+    identity = decoded(_identity_decoder, record, "identity")
+    if identity.node_id < 1 or len(identity.cluster_id) > ID_BYTES or len(identity.storage_id) != ID_BYTES:
+        raise MalformedMessage(f"identity: node {identity.node_id}, storage id of {len(identity.storage_id)} bytes")
+    return identity
+
+
+def decode_membership(record: bytes) -> Membership:
+    """What a record of the topic `membership` says; raises `MalformedMessage`."""
+    return decoded(_membership_decoder, record, "membership")
+
+
 class IdentityStore:
     """The topics `identity` and `membership` of one node."""
 
@@ -57,19 +79,18 @@ class IdentityStore:
         self._identity_topic = f"{prefix}/identity"
         self._membership_topic = f"{prefix}/membership"
         self.identity = Identity(node_id, new_storage_id)
-        identity = _last(log, self._identity_topic)
+        identity = last_record(log, self._identity_topic, decode_identity)
         if identity is None:
             self._save_identity(self.identity)
         else:
-            self.identity = msgspec.msgpack.decode(identity, type=Identity)
+            self.identity = identity
         if self.identity.node_id != node_id:
             raise ConfigError(
                 f"the folder {log.path} belongs to node {self.identity.node_id}, not to node {node_id}: "
                 "give each node a folder of its own",
                 field="wal_dir",
             )
-        membership = _last(log, self._membership_topic)
-        self.membership = None if membership is None else msgspec.msgpack.decode(membership, type=Membership)
+        self.membership = last_record(log, self._membership_topic, decode_membership)
 
     @property
     def empty(self) -> bool:
@@ -139,14 +160,6 @@ class Founding:
             for peer, address in sorted(config.peers.items())
         ]
         return Found(cluster_id=cluster_id, members=[founder, *others])
-
-
-def _last(log: Log, topic: str) -> bytes | None:
-    """The topic's newest record, or None."""
-    if topic not in log.topics():
-        return None
-    last = log.next_offset(topic) - 1
-    return log.read_from(topic, last, 1)[0].data if last >= log.first_offset(topic) else None
 
 
 def _replace(log: Log, topic: str, record: bytes) -> None:

@@ -19,7 +19,10 @@ from bisect import bisect_right
 from collections.abc import Callable
 
 from octopii.raft import Compacted, ConfState, Entry, EntryKind, HardState, Snapshot, Unavailable
+from octopii.replica.records import last_record, unreadable
+from octopii.walrus import Entry as Record
 from octopii.walrus import Log
+from octopii.wire.frames import MalformedMessage
 
 _ENTRY = struct.Struct("<QB")
 _HARD_STATE = struct.Struct("<QQ")
@@ -61,11 +64,19 @@ class LogStore:
         while index < self._next:
             records = self._walrus.read_from(self._log_topic, index, scan_bytes)
             for record in records:
+                if len(record.data) < _ENTRY.size:
+                    self._decoded([record])
                 term, kind = _ENTRY.unpack_from(record.data)
                 self._note_term(record.offset, term)
                 if kind == EntryKind.MEMBERSHIP or record.offset == 1:
-                    self.memberships.append(_decode(record.offset, record.data))
+                    self.memberships += self._decoded([record])
             index = records[-1].offset + 1
+
+    def _decoded(self, records: list[Record]) -> list[Entry]:
+        try:
+            return [decode_entry_record(record.offset, record.data) for record in records]
+        except MalformedMessage as error:
+            raise unreadable(self._walrus, self._log_topic, records[0].offset, error) from error
 
     def _note_term(self, index: int, term: int) -> None:
         if not self._run_terms or self._run_terms[-1] != term:
@@ -73,11 +84,9 @@ class LogStore:
             self._run_terms.append(term)
 
     def _load_hard_state(self) -> None:
-        topic = self._hard_state_topic
-        if topic in self._walrus.topics() and self._walrus.next_offset(topic) > self._walrus.first_offset(topic):
-            (record,) = self._walrus.read_from(topic, self._walrus.next_offset(topic) - 1, _HARD_STATE.size)
-            term, vote = _HARD_STATE.unpack(record.data)
-            self.hard_state = HardState(term=term, vote=vote)
+        hard_state = last_record(self._walrus, self._hard_state_topic, decode_hard_state)
+        if hard_state is not None:
+            self.hard_state = hard_state
         last_term = self._run_terms[-1] if self._run_terms else 0
         if last_term > self.hard_state.term:
             self.hard_state = HardState(term=last_term, vote=0)
@@ -116,8 +125,11 @@ class LogStore:
         cache_first = self._next - len(self._cache)
         if low >= cache_first:
             return _cut(self._cache[low - cache_first : high - cache_first], max_bytes)
-        records = self._walrus.read_from(self._log_topic, low, max_bytes)
-        return [_decode(record.offset, record.data) for record in records[: high - low]]
+        return self._decoded(self._walrus.read_from(self._log_topic, low, max_bytes)[: high - low])
+
+    def membership_changes(self, after: int) -> list[int]:
+        """Indexes of the membership entries behind `after`."""
+        return [entry.index for entry in self.memberships if entry.index > after and entry.kind is EntryKind.MEMBERSHIP]
 
     def snapshot(self) -> Snapshot:
         """The newest snapshot's metadata."""
@@ -211,9 +223,21 @@ class LogStore:
         del self._cache[:count]
 
 
-def _decode(index: int, record: bytes) -> Entry:
-    term, kind = _ENTRY.unpack_from(record)
-    return Entry(term=term, index=index, kind=_KINDS[kind], data=record[_ENTRY.size :])
+def decode_entry_record(index: int, record: bytes) -> Entry:
+    """The entry that a record of the topic `log` holds; raises `MalformedMessage`."""
+    try:
+        term, kind = _ENTRY.unpack_from(record)
+        return Entry(term=term, index=index, kind=_KINDS[kind], data=record[_ENTRY.size :])
+    except (struct.error, KeyError) as error:
+        raise MalformedMessage(f"a log record of {len(record)} bytes: {error}") from error
+
+
+def decode_hard_state(record: bytes) -> HardState:
+    """The hard state that a record of the topic `hard_state` holds; raises `MalformedMessage`."""
+    if len(record) != _HARD_STATE.size:
+        raise MalformedMessage(f"a hard state of {len(record)} bytes")
+    term, vote = _HARD_STATE.unpack(record)
+    return HardState(term=term, vote=vote)
 
 
 def _cut(entries: list[Entry], max_bytes: int) -> list[Entry]:

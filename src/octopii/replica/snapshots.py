@@ -19,6 +19,7 @@ import xxhash
 from octopii.errors import CorruptLogError
 from octopii.raft import Snapshot, SnapshotMetadata, SnapshotTemporarilyUnavailable
 from octopii.replica.jobs import Manifest, SnapshotFailed, SnapshotView, SnapshotWritten
+from octopii.replica.records import last_record
 from octopii.replica.sessions import encode_session
 from octopii.walrus import Log
 from octopii.walrus.vfs import File, FileSystem
@@ -81,12 +82,7 @@ class SnapshotStore:
         self._delete_strangers()
 
     def _load(self) -> None:
-        log = self._walrus
-        if self._topic in log.topics():
-            last = log.next_offset(self._topic) - 1
-            if last >= log.first_offset(self._topic):
-                (record,) = log.read_from(self._topic, last, 1)
-                self.newest = decode_manifest(record.data)
+        self.newest = last_record(self._walrus, self._topic, decode_manifest)
 
     def _delete_strangers(self) -> None:
         """At open: drop files without a manifest, what a crash left of a snapshot being taken or received."""

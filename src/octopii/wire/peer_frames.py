@@ -17,8 +17,8 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from octopii.raft.messages import Message
-from octopii.wire.codec import Buffer, decoded
+from octopii.raft.messages import MEMBERSHIP, Entry, MalformedChange, Message, decode_membership_change
+from octopii.wire.codec import Buffer, decode_members, decoded
 from octopii.wire.frames import (
     FrameType,
     MalformedMessage,
@@ -122,10 +122,20 @@ def _check_entries(message: Message) -> None:
                 f"raft message: entry {entry.index} of term {entry.term} where {index} of {term} or later belongs"
             )
         term = entry.term
+        if entry.kind is MEMBERSHIP:
+            _check_change(entry)
     if term > message.term or index > _MAX_NUMBER:
         raise MalformedMessage(
             f"raft message: entries up to {index} of term {term} in a message of term {message.term}"
         )
+
+
+def _check_change(entry: Entry) -> None:
+    """Every replica will act on it, so nothing that cannot be understood may come to stand in a log."""
+    try:
+        decode_members(decode_membership_change(entry.data).context)
+    except MalformedChange as error:
+        raise MalformedMessage(f"raft message: entry {entry.index}: {error}") from error
 
 
 def _check_snapshot(message: Message) -> None:
