@@ -175,3 +175,89 @@ def test_a_failed_sync_ends_the_node_and_not_its_data() -> None:
     cluster.settle()
     cluster.recover()
     cluster.check()
+
+
+def test_a_disk_that_becomes_low_leads_to_a_snapshot() -> None:
+    """On whichever node it is: long before the counters would ask for one, so that the log behind it can go."""
+    cluster = Cluster(9, snapshot_every_entries=100_000, log_keep_entries=0)
+    client = cluster.client()
+    for _ in range(20):
+        cluster.write(client)
+    cluster.settle()
+    assert all(node.replica.snapshots.newest is None for node in cluster.nodes.values())
+    leader, low = cluster.wait_for_leader(), cluster.followers[0]
+    before = low.replica.store.last_index()
+    fill(low, 100 * KIB)
+    cluster.world.run(1.0)
+    newest = low.replica.snapshots.newest
+    assert newest is not None
+    assert newest.index >= before
+    assert low.replica.store.first_index() == newest.index + 1
+    assert leader.replica.snapshots.newest is None
+    cluster.write(client, 5)
+    cluster.world.run(2.0)
+    assert low.replica.snapshots.newest is newest, "once per time that it becomes low"
+    low.vfs.faults.capacity = None
+    cluster.world.run(0.5)
+    fill(low, 100 * KIB)
+    cluster.world.run(1.0)
+    assert low.replica.snapshots.newest.index > newest.index
+
+
+def reserve_of(node: Node) -> int:
+    """Bytes that a node has set aside."""
+    path = f"/node-{node.id}/reserve"
+    return len(node.vfs.contents(path)) if node.vfs.exists(path) else 0
+
+
+def test_the_reserve_keeps_room_for_votes_and_is_taken_back() -> None:
+    """Volumes that something else has filled to the last byte: who is left elects a leader all the same, by name."""
+    cluster = Cluster(10)
+    client = cluster.client()
+    cluster.write(client, 3)
+    cluster.settle()
+    size = cluster.nodes[1].config.disk_reserve_bytes
+    assert [reserve_of(node) for node in cluster.nodes.values()] == [size] * 3
+    leader = cluster.wait_for_leader()
+    term = leader.replica.raft.term
+    for node in cluster.nodes.values():
+        fill(node, 0)
+    cluster.world.run(0.5)
+    assert [reserve_of(node) for node in cluster.nodes.values()] == [0] * 3
+    leader.crash(survive_none)
+    other = cluster.wait_for_leader()
+    assert other.replica.raft.term > term
+    assert other.replica.store.hard_state.term == other.replica.raft.term
+    for node in cluster.nodes.values():
+        node.vfs.faults.capacity = None
+    cluster.world.run(0.5)
+    assert [reserve_of(node) for node in cluster.nodes.values() if node.up] == [size] * 2
+    cluster.recover()
+    cluster.check()
+
+
+def test_between_the_low_water_mark_and_the_reserve_a_follower_goes_on() -> None:
+    """Low is the leader's business: a follower takes entries until what is left is the reserve's."""
+    cluster = Cluster(11)
+    client = cluster.client()
+    cluster.write(client, 3)
+    low = cluster.followers[0]
+    fill(low, 100 * KIB)
+    cluster.world.run(0.5)
+    assert (low.replica.disk.low, low.replica.disk.critical) == (True, False)
+    cluster.write(client, 5)
+    cluster.settle()
+    fill(low, 50 * KIB)
+    low.vfs.remove(f"/node-{low.id}/reserve")
+    fill(low, 50 * KIB)
+    cluster.world.run(0.5)
+    assert low.replica.disk.critical
+    applied = low.applier.index
+    cluster.write(client, 5)
+    cluster.world.run(1.0)
+    assert low.applier.index == applied
+    assert "entries from the leader are not taken" in low.replica.warnings["disk"]
+    low.vfs.faults.capacity = None
+    cluster.settle()
+    cluster.recover()
+    cluster.check()
