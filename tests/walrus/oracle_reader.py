@@ -175,7 +175,7 @@ class Oracle:
         while at + 40 <= stop and not (following is not None and seq > following.previous_seq):
             checksum, tag, kind_length, this, offset, _ = struct.unpack_from("<8sIIQQQ", data, at)
             payload = data[at + 40 : at + 40 + (kind_length & 0xFFFFFF)]
-            good = xxh3_64_digest(payload, xxh3_64_intdigest(data[at + 8 : at + 40], seed)) == checksum
+            good = xxh3_64_digest(data[at + 8 : at + 40] + payload, seed) == checksum
             if not good or tag != seed >> 32 or this != seq:
                 if self.clean or following is not None:
                     raise FormatError(f"fragment at {at} of block {slot.block} of {slot.path}")

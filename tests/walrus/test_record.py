@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from xxhash import xxh3_64_digest, xxh3_64_intdigest
+from xxhash import xxh3_64_digest
 
 from octopii.walrus.plan import Plan
 from octopii.walrus.record import (
@@ -39,7 +39,7 @@ small_numbers = st.integers(0, 2**32 - 1)
 
 def _fragment(payload: bytes, *, kind: int = ONE, seq: int = 1, of: int = seed) -> bytes:
     head = HEAD.pack(of >> 32, kind << 24 | len(payload), seq, 5, 0)
-    data = xxh3_64_digest(payload, xxh3_64_intdigest(head, of)) + head + payload
+    data = xxh3_64_digest(head + payload, of) + head + payload
     return data.ljust((len(data) + 7) & -8, b"\0")
 
 

@@ -43,7 +43,8 @@ def test_written_bytes_are_read_back(place: tuple[FileSystem, str]) -> None:
     system, folder = place
     file = system.open(f"{folder}/a", create=True)
     file.write_at(b"world", 5)
-    file.write_at(memoryview(b"hello"), 0)
+    file.write_parts_at((b"he", memoryview(b"l"), bytearray(b"lo")), 0)
+    file.write_at(memoryview(b"w"), 5)
     assert file.read_at(100, 0) == b"helloworld"
     assert file.read_at(3, 8) == b"ld"
     assert file.read_at(3, 20) == b""
@@ -141,6 +142,7 @@ def test_closed_files_say_so(place: tuple[FileSystem, str]) -> None:
     calls: list[Callable[[], object]] = [
         lambda: file.read_at(1, 0),
         lambda: file.write_at(b"x", 0),
+        lambda: file.write_parts_at((b"x",), 0),
         lambda: file.allocate(1),
         lambda: file.truncate(1),
         lambda: file.map(0),
@@ -181,6 +183,9 @@ def test_short_writes_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     file = RealFileSystem().open(str(tmp_path / "a"), create=True)
     file.write_at(bytes(range(100)), 3)
     assert file.read_at(200, 0) == bytes(3) + bytes(range(100))
+    monkeypatch.setattr(os, "pwritev", lambda descriptor, parts, position: pwrite(descriptor, parts[0][:2], position))
+    file.write_parts_at((b"three", b"four", b""), 50)
+    assert file.read_at(12, 48) == bytes((45, 46)) + b"threefour" + bytes((56,))
 
 
 def test_write_that_makes_no_progress_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

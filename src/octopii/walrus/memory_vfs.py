@@ -22,7 +22,7 @@ Not modelled: growing a file while it is mapped, and hard or symbolic links.
 import errno
 import os
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, SupportsIndex
 
 import msgspec
@@ -190,6 +190,9 @@ class MemoryFile:
         bytearray.__setitem__(inode.live, slice(position, end), data)
         if failure is not None:
             raise failure
+
+    def write_parts_at(self, parts: Sequence[Buffer], position: int) -> None:
+        self.write_at(b"".join(parts), position)
 
     def allocate(self, size: int) -> None:
         inode = self._open_inode(writing=True)

@@ -12,7 +12,7 @@ from struct import unpack_from
 from typing import Final
 
 import msgspec
-from xxhash import xxh3_64_digest, xxh3_64_intdigest
+from xxhash import xxh3_64_digest
 
 from octopii.errors import CorruptLogError
 from octopii.walrus.record import (
@@ -60,7 +60,7 @@ def decode(block: Block, data: bytes, seed: int) -> None:
     view = memoryview(data)
     size = len(data)
     items = block.items
-    unpack, digest, number = HEADER.unpack_from, xxh3_64_digest, xxh3_64_intdigest
+    unpack, digest = HEADER.unpack_from, xxh3_64_digest
     tag = seed >> 32
     expected = block.seq
     at = 0
@@ -70,7 +70,7 @@ def decode(block: Block, data: bytes, seed: int) -> None:
         end = start + (kind & length_mask)
         if found != tag or end > size or (seq != expected + 1 and expected):
             break
-        if digest(view[start:end], number(view[at + 8 : start], seed)) != checksum:
+        if digest(view[at + 8 : end], seed) != checksum:
             break
         kind >>= 24
         if kind & REPLACE:

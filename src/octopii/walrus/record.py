@@ -24,7 +24,7 @@ segment's header, slot n + 1 belongs to block n and says whose it is:
 
 A **fragment** starts at a multiple of 8 in its block:
 
-         0    8  checksum       XXH3-64(payload, seed = XXH3-64(bytes 8 to 40, seed = the block's seed))
+         0    8  checksum       of all that follows, header and payload, seeded with the block's seed
          8    4  tag            the block's: the upper half of its seed
         12    4  kind << 24 | length of the payload
         16    8  seq            one more than the topic's fragment before
@@ -97,7 +97,7 @@ def fragment_at(data: bytes | memoryview, at: int, seed: int) -> Fragment | None
     end = start + (kind_length & length_mask)
     if tag != seed >> 32 or end > len(data):
         return None
-    if xxh3_64_digest(data[start:end], xxh3_64_intdigest(data[at + 8 : start], seed)) != checksum:
+    if xxh3_64_digest(data[at + 8 : end], seed) != checksum:
         return None
     flags = kind_length >> 24
     kind = flags & kind_mask

@@ -22,7 +22,7 @@ import fcntl
 import mmap
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -61,6 +61,10 @@ class File(Protocol):
 
     def write_at(self, data: Buffer, position: int) -> None:
         """Write all of `data` at `position`, or raise; after an error a part of it may have been written."""
+        ...
+
+    def write_parts_at(self, parts: Sequence[Buffer], position: int) -> None:
+        """As `write_at` of the parts joined."""
         ...
 
     def allocate(self, size: int) -> None:
@@ -186,6 +190,11 @@ class RealFile:
             if step == 0:
                 raise OSError(errno.EIO, "the operating system wrote nothing", self.path)
             written += step
+
+    def write_parts_at(self, parts: Sequence[Buffer], position: int) -> None:
+        written = os.pwritev(self._open_descriptor(), parts, position)
+        if written < sum(map(len, parts)):
+            self.write_at(memoryview(b"".join(parts))[written:], position + written)
 
     def allocate(self, size: int) -> None:
         present = self.size()

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-from xxhash import xxh3_64_digest, xxh3_64_intdigest
+from xxhash import xxh3_64_digest
 
 from octopii.errors import (
     EntryTooLarge,
@@ -33,7 +33,7 @@ from octopii.walrus.vfs import Buffer
 
 _batch_entries: Final = 4  # a batch may have so many times the bytes of the largest entry
 
-_pack_head, _digest, _number = HEAD.pack, xxh3_64_digest, xxh3_64_intdigest
+_pack_head, _digest = HEAD.pack, xxh3_64_digest
 
 
 class TopicStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,8 +76,8 @@ class Log(LogLife):
                     state.seq = seq = state.seq + 1
                     offset = state.end
                     state.end = offset + 1
-                    head = _pack_head(state.tag, size, seq, offset, state.synced)
-                    state.map[at:end] = _digest(data, _number(head, state.seed)) + head + data  # type: ignore[index]
+                    body = _pack_head(state.tag, size, seq, offset, state.synced) + data
+                    state.map[at:end] = _digest(body, state.seed) + body  # type: ignore[index]
                     state.at = (end + 7) & -8
                     if not state.dirty:
                         state.dirty = True

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Sequence
 from typing import Final
 
-from xxhash import xxh3_64_digest, xxh3_64_intdigest
+from xxhash import xxh3_64, xxh3_64_digest
 
 from octopii.errors import CorruptLogError
 from octopii.walrus.plan import Piece, Plan
@@ -196,13 +196,16 @@ class Writer:
         assert end <= topic.base + self.block_bytes, "a fragment fits in its block"
         seq = topic.seq + 1
         head = HEAD.pack(topic.tag, kind << 24 | size, seq, offset, topic.synced)
-        checksum = xxh3_64_digest(payload, xxh3_64_intdigest(head, topic.seed))
-        data = b"".join((checksum, head, payload))
         if size <= mapped_bytes:
-            mapped[at:end] = data
+            body = head + payload
+            checksum = xxh3_64_digest(body, topic.seed)
+            mapped[at:end] = checksum + body
         else:
+            digest = xxh3_64(head, topic.seed)
+            digest.update(payload)
+            checksum = digest.digest()
             assert topic.segment is not None
-            self.store.file(topic.segment).write_at(data, at)
+            self.store.file(topic.segment).write_parts_at((checksum, head, payload), at)
         topic.at = (end + 7) & -8
         topic.seq = seq
         return checksum
