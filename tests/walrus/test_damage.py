@@ -62,9 +62,7 @@ class Subject:
         self.paths = [f"{folder}/{name}" for name in self.system.list_folder(folder) if name != "lock"]
         oracle = Oracle({path.rsplit("/", 1)[1]: bytes(self.system.contents(path)) for path in self.paths})
         self.live = {
-            (f"{folder}/{extent.path}", position)
-            for extent in oracle.extents
-            for position in range(extent.start, extent.stop)
+            (f"{folder}/{name}", position) for name, start, stop in oracle.extents for position in range(start, stop)
         }
         self.blocks = [(f"{folder}/{name}", slice(start, start + small_block_bytes)) for name, start in oracle.blocks]
 

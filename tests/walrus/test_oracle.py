@@ -53,10 +53,10 @@ def _files(system: MemoryFileSystem) -> dict[str, bytes]:
 def _same(found: Mapping[str, Contents], shown: Mapping[str, Seen]) -> bool:
     if found.keys() != shown.keys():
         return False
-    for name, contents in found.items():
+    for name, (first, items, cursors) in found.items():
         seen = shown[name]
-        positions = {cursor: contents.cursors.get(cursor, contents.first) for cursor in seen.cursors}
-        if (contents.first, tuple(contents.items), positions) != (seen.first, seen.items, seen.cursors):
+        positions = {cursor: cursors.get(cursor, first) for cursor in seen.cursors}
+        if (first, tuple(items), positions) != (seen.first, seen.items, seen.cursors):
             return False
     return True
 

@@ -19,6 +19,7 @@ from octopii.walrus.record import (
     BadSlot,
     Slot,
     block_seed,
+    check_table,
     decode_slot,
     encode_segment_header,
     encode_slot,
@@ -28,7 +29,9 @@ from octopii.walrus.record import (
     header_bytes,
     is_segment_header,
     no_block,
+    owners,
     slot_bytes,
+    slot_of,
     table_bytes,
 )
 
@@ -106,6 +109,24 @@ def test_every_flipped_byte_of_a_slot_is_noticed() -> None:
             decode_slot(bytes(changed), 1, 0)
     with pytest.raises(BadSlot):
         decode_slot(bytes(slot_bytes), 1, 0)
+
+
+def test_a_table_is_checked_slot_by_slot() -> None:
+    """A damaged slot is found among others, by its block; sound slots tell owner, life and ordinal, block 0 first."""
+    slots = [encode_slot(free_slot._replace(topic=block, life=9, ordinal=block + 2), 3, block) for block in range(4)]
+    table = encode_segment_header(3, 1024, 4) + b"".join(slots)
+    check_table(table, 3)
+    assert list(owners(table)) == [(block, 0, 9, block + 2) for block in range(4)]
+    assert slot_of(table, 2) == decode_slot(slots[2], 3, 2)
+    for block in range(4):
+        for position in range(slot_bytes):
+            damaged = bytearray(table)
+            damaged[(block + 1) * slot_bytes + position] ^= 4
+            with pytest.raises(BadSlot) as caught:
+                check_table(bytes(damaged), 3)
+            assert caught.value.block == block
+    with pytest.raises(BadSlot):
+        check_table(table, 4)
 
 
 def test_segment_header_binds_number_and_geometry() -> None:
