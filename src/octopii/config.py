@@ -100,6 +100,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, eq=True):
     compact_interval: Annotated[float, _seconds(0.1, 86_400)] = 60.0
     """Most seconds between two compaction entries, which also move replicated time on in an idle cluster."""
 
+    digest_interval: Annotated[float, _seconds(0.1, 86_400)] = 10.0
+    """Least seconds between two log entries at which the replicas' answers are compared; idle clusters write none."""
+
+    on_divergence: str = "halt"
+    """What a replica does whose answers or state differ from those of a majority: "halt", it stops serving until it is
+    restarted, or "resync", it stops serving until it has replaced its state by a snapshot from the leader."""
+
     clock_skew_max: Annotated[float, _seconds(0.01, 86_400)] = 5.0
     """Seconds that a leader's wall clock may be from the median of the members' before it hands leadership over."""
 
@@ -445,6 +452,12 @@ def _check_times(config: Config) -> None:
     # A retried call has to find its session, and in an idle cluster only compaction entries move replicated time.
     _at_least(config, "session_ttl", "call_timeout")
     _at_least(config, "session_ttl", "compact_interval")
+    _require(
+        config.on_divergence in ("halt", "resync"),
+        "on_divergence",
+        'has to be "halt" or "resync"',
+        config.on_divergence,
+    )
 
 
 def _check_limits(config: Config) -> None:

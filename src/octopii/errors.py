@@ -70,7 +70,12 @@ class ShuttingDown(NotApplied):
 
 
 class VersionNotActive(NotApplied):
-    """The cluster does not yet speak the protocol version that the call needs."""
+    """The call needs version `needed` of the state machine, and the cluster still runs version `active` of it."""
+
+    def __init__(self, message: str, *, needed: int, active: int) -> None:
+        super().__init__(message)
+        self.needed = needed
+        self.active = active
 
 
 # --- the outcome is unknown -------------------------------------------------------------------------------------

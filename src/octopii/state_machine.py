@@ -11,6 +11,8 @@ environment, at the order of a `set` (it depends on the process's hash seed), or
     upkeep      compact()                     replicated like a command: every replica compacts at the same index
     snapshots   snapshot() / restore(data)    the whole state as bytes, and back
     upgrades    snapshot_version, migrate     reading what an earlier version of the program wrote
+                command_version,              new commands, which all replicas follow from one index on
+                active_version
 
 The rest of the module is the replica's side of the contract: `ClockDriver` moves a machine's clock and random numbers
 along the log, `SnapshotSource` turns whatever `snapshot` returned into bounded chunks, and `restore_snapshot` picks
@@ -42,13 +44,17 @@ Snapshot = SnapshotBuffers | Callable[[], SnapshotBuffers]
 
 
 class Place(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A command's place: cluster, log index, term, position in its entry, and replicated time in UTC seconds."""
+    """A command's place: cluster, log index, term, position in its entry, and replicated time in UTC seconds.
+
+    And the active version of the commands, 0 outside a cluster.
+    """
 
     cluster_id: bytes
     index: int
     term: int
     position: int
     time: float
+    active_version: int = 0
 
 
 class Clock:
@@ -58,7 +64,18 @@ class Clock:
     cluster the clock is manual: it starts at 0 and moves only by `set` and `advance`, so that time in tests is exact.
     """
 
-    __slots__ = ("_cluster_id", "_driven", "_index", "_position", "_random", "_seeded_at", "_term", "_time", "_used")
+    __slots__ = (
+        "_active_version",
+        "_cluster_id",
+        "_driven",
+        "_index",
+        "_position",
+        "_random",
+        "_seeded_at",
+        "_term",
+        "_time",
+        "_used",
+    )
 
     def __init__(self) -> None:
         self._time = 0.0
@@ -66,6 +83,7 @@ class Clock:
         self._term = 0
         self._position = 0
         self._cluster_id = b""
+        self._active_version = 0
         self._driven = False
         self._used = False
         self._random: random.Random | None = None
@@ -113,7 +131,7 @@ class Clock:
     @property
     def place(self) -> "Place":
         """Where the command being applied stands: enough to give another machine the same time and random numbers."""
-        return Place(self._cluster_id, self._index, self._term, self._position, self._time)
+        return Place(self._cluster_id, self._index, self._term, self._position, self._time, self._active_version)
 
     def _rng(self) -> random.Random:
         """Return the generator of the command being applied, seeded when the command first asks for it."""
@@ -137,6 +155,9 @@ class StateMachine(ABC):
     snapshot_version: int = 1
     """Version of the format that `snapshot` writes; raise it when the format changes, and override `migrate`."""
 
+    command_version: int = 1
+    """Version of the commands that `apply` understands; raise it when they change, and look at `active_version`."""
+
     @cached_property
     def clock(self) -> Clock:
         """Replicated time: the only clock that `apply` and `compact` may read."""
@@ -150,6 +171,15 @@ class StateMachine(ABC):
         are for choosing and spreading, not for secrets: whoever reads the log can compute them.
         """
         return self.clock._rng()
+
+    @property
+    def active_version(self) -> int:
+        """The version of the commands that all replicas follow at this index, at most `command_version`.
+
+        A cluster begins with 1 and raises it, by a log entry, once every member's program has the higher one. Outside a
+        cluster it is the machine's own.
+        """
+        return self.clock._active_version or self.command_version
 
     def use_clock(self, clock: Clock) -> None:
         """Follow `clock` from now on, as a machine inside another one does; it gives the random numbers too.
@@ -199,6 +229,15 @@ class StateMachine(ABC):
         """Drop what has run out, by `self.clock`. Runs as a log entry, at the same index on every replica."""
         return
 
+    def digest(self) -> Buffer | None:
+        """Return a digest of the state, equal on all replicas with equal state; None (unless overridden) for none.
+
+        Asked for now and then, at one index on every replica: those that differ from a majority stop serving. The
+        answers of all commands are compared in any case; a digest also finds what no answer has shown yet. It should
+        cost no more than a command: keep it up to date in `apply`.
+        """
+        return None
+
     def migrate(self, version: int, data: memoryview) -> Buffer:
         """Turn a snapshot of an earlier `snapshot_version` into the current format, without touching the state.
 
@@ -244,12 +283,17 @@ class ClockDriver:
 
     def restore(self, *, index: int, term: int, time: float) -> None:
         """Set the clock to where a snapshot was taken, backwards as well."""
-        self.go(Place(self._clock._cluster_id, index, term, 0, time))
+        self.go(Place(self._clock._cluster_id, index, term, 0, time, self._clock._active_version))
 
     def go(self, place: Place) -> None:
         """Set the clock to a command's place, backwards as well, as for a replay."""
         clock = self._clock
-        clock._cluster_id, clock._index, clock._term, clock._position, clock._time = msgspec.structs.astuple(place)
+        clock._cluster_id, clock._index, clock._term = place.cluster_id, place.index, place.term
+        clock._position, clock._time, clock._active_version = place.position, place.time, place.active_version
+
+    def activate(self, version: int) -> None:
+        """Say which version of the commands is followed from now on."""
+        self._clock._active_version = version
 
     def found(self, cluster_id: bytes) -> None:
         """Say which cluster the machine belongs to, as soon as entry 1 has told; it seeds the random numbers."""

@@ -67,7 +67,7 @@ class Cluster:
     ) -> None:
         self.folder = folder
         self.addresses = dict(enumerate(free_addresses(size), 1))
-        self._machine = machine
+        self.machine = machine
         self._settings = settings
         self.nodes: dict[int, OctopiiNode] = {}
         self.machines: dict[int, StateMachine] = {}
@@ -91,7 +91,7 @@ class Cluster:
         """Start nodes (all, without ids)."""
         chosen = node_ids or tuple(self.addresses)
         for node_id in chosen:
-            self.machines[node_id] = self._machine()
+            self.machines[node_id] = self.machine()
             self.nodes[node_id] = OctopiiNode(self.config(node_id, **changes), self.machines[node_id])
         await asyncio.gather(*(self.nodes[node_id].start() for node_id in chosen))
 

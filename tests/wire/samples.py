@@ -34,6 +34,7 @@ ITEMS: list[codec.EntryItem] = [
     UpdateAddress(2, "c:2"),
     AdmitStorage(2, b"t" * 16),
 ]
+LATER_ITEMS: list[codec.EntryItem] = [codec.ActivateVersion(2), codec.CompareDigests()]
 ANSWERS: list[codec.Answer] = [b"OK", CommandErrorAnswer("no such key"), ApplyFailedAnswer("ZeroDivisionError", "1/0")]
 FAILURE = requests.Failure(
     request_id=5, kind=FailureKind.NO_LEADER, text="none", leader=2, leader_address="b:1", detail="d", size=1, limit=2
@@ -60,6 +61,7 @@ REQUESTS: list[requests.Request] = [
     requests.Campaign(13),
     requests.ReadIndex(14),
     requests.FetchSnapshot(request_id=15, index=1000, position=1 << 20),
+    requests.ProposeSince(16, GROUP, 2),
 ]
 REPLIES: list[requests.Reply] = [
     requests.ProposeAnswers(1, ANSWERS),
@@ -86,6 +88,8 @@ PEER_MESSAGES: list[requests.PeerMessage] = [
     requests.Pulse(1_700_000_000_000_000_000, True, b"c" * 16, 4, 3, 1000, 3, 1001),
     requests.Removed(50),
     requests.Acknowledged(term=4, log_term=3, log_index=1001),
+    requests.SnapshotWanted(1000),
+    requests.Pulse(1_700_000_000_000_000_000, False, b"c" * 16, command_version=3, digest_index=1000, digest=b"d" * 16),
 ]
 ENTRIES = [Entry(3, 11, EntryKind.NORMAL, b"data"), Entry(4, 12, EntryKind.MEMBERSHIP, b"")]
 RAFT = [
@@ -107,7 +111,11 @@ def decode_raft(data: bytes) -> list[Message]:
 
 
 DECODERS: dict[str, tuple[Callable[[Any], bytes], Callable[[bytes], Any], list[Any]]] = {
-    "entry": (codec.encode_entry, codec.decode_entry, [EntryPayload(1_700_000_000_000_000_000, ITEMS)]),
+    "entry": (
+        codec.encode_entry,
+        codec.decode_entry,
+        [EntryPayload(1_700_000_000_000_000_000, each) for each in (ITEMS, LATER_ITEMS)],
+    ),
     "members": (codec.encode_members, codec.decode_members, [[FACT, MemberFact(1, "")], [FACT]]),
     "request": (requests.encode_request, requests.decode_request, REQUESTS),
     "reply": (requests.encode_reply, requests.decode_reply, REPLIES),

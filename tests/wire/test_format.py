@@ -23,7 +23,7 @@ from octopii.wire.frames import (
 )
 from octopii.wire.handshake import MAX_REFUSAL_CHARACTERS, RefusalKind
 from octopii.wire.peer_frames import MAX_MESSAGES_PER_FRAME
-from octopii.wire.requests import FailureKind, PeerMessage, Reply, Request
+from octopii.wire.requests import FailureKind, PeerMessage, Pulse, Reply, Request
 from tests.wire.samples import DECODERS
 
 HERE = Path(__file__).parent
@@ -53,6 +53,20 @@ def test_bytes_of_version_1_are_still_understood(name: str) -> None:
     _, decode, samples = DECODERS[name]
     lines = [line.split() for line in GOLDEN.read_text().splitlines()]
     assert [decode(bytes.fromhex(line[1] if len(line) > 1 else "")) for line in lines if line[0] == name] == samples
+
+
+PULSE = Pulse(1_700_000_000_000_000_000, True)
+SHORTER: list[tuple[str, str, object]] = [
+    ("peer", "940acf17979cfe362a0000c3c400", PULSE),
+    ("peer", "990acf17979cfe362a0000c3c4000403cd03e803cd03e9", Pulse(PULSE.wall, True, b"", 4, 3, 1000, 3, 1001)),
+]
+"""What was sent before a message got more fields."""
+
+
+@pytest.mark.parametrize(("name", "data", "message"), SHORTER)
+def test_shorter_bytes_of_version_1_are_still_understood(name: str, data: str, message: object) -> None:
+    """A message without its newer fields is the one with their defaults."""
+    assert DECODERS[name][1](bytes.fromhex(data)) == message
 
 
 def rows(title: str) -> dict[int, str]:

@@ -17,6 +17,7 @@ from octopii.errors import (
     OctopiiError,
     Overloaded,
     TooLarge,
+    VersionNotActive,
 )
 from octopii.raft.messages import (
     ConfState,
@@ -38,6 +39,7 @@ from tests.wire.samples import (
     DECODERS,
     ENTRIES,
     ITEMS,
+    LATER_ITEMS,
     PEER_MESSAGES,
     RAFT,
     REPLIES,
@@ -62,7 +64,7 @@ def test_every_struct_of_the_protocol_is_among_the_samples() -> None:
         (requests.Request, REQUESTS),
         (requests.Reply, REPLIES),
         (requests.PeerMessage, PEER_MESSAGES),
-        (codec.EntryItem, ITEMS),
+        (codec.EntryItem, ITEMS + LATER_ITEMS),
     ):
         assert {type(sample) for sample in samples} == set(union.__args__)
 
@@ -221,7 +223,8 @@ def test_a_timeout_is_never_reported_as_not_applied() -> None:
             NoLeader(),
             Overloaded("", limit=""),
             TooLarge("", size=0, limit=0),
-            *(requests._ERROR_OF_KIND[kind]("") for kind in requests.NOT_APPLIED_KINDS if kind in (4, 5, 6, 15)),
+            *(requests._ERROR_OF_KIND[kind]("") for kind in requests.NOT_APPLIED_KINDS if kind in (4, 5, 15)),
+            VersionNotActive("", needed=2, active=1),
         )
     }
 

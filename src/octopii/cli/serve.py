@@ -140,6 +140,10 @@ def serve(
     skip_index: Annotated[
         list[int] | None, typer.Option(help="A log entry to answer instead of applying it; see operations.")
     ] = None,
+    on_divergence: Annotated[
+        Literal["halt", "resync"] | None,
+        typer.Option(help="What to do when the state here differs from that of a majority; see operations."),
+    ] = None,
     tls_ca: Annotated[Path | None, typer.Option(metavar="FILE", help="The cluster's CA (PEM).")] = None,
     tls_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="This node's certificate (PEM).")] = None,
     tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="The certificate's key (PEM).")] = None,
@@ -154,6 +158,7 @@ def serve(
         "advertise_addr": advertise,
         "wal_dir": str(wal_dir) if wal_dir is not None else None,
         "is_initial_leader": True if initial_leader else None,
+        "on_divergence": on_divergence,
         "tls_ca_file": tls_ca,
         "tls_certificate_file": tls_cert,
         "tls_key_file": tls_key,

@@ -51,6 +51,7 @@ class Engine:
         self.config = config
         self._loop = asyncio.get_running_loop()
         rng, now = random.Random(secrets.randbits(128)), clock()
+        applier = Applier(machine, timer=time.perf_counter, skip_indexes=skip, slow_seconds=config.slow_apply_threshold)
         self.replica = Replica(
             config,
             vfs=RealFileSystem(),
@@ -58,16 +59,12 @@ class Engine:
             now=now,
             wall=time.time_ns(),
             random_id=secrets.token_bytes(16),
+            command_version=applier.command_version,
         )
         self.calls = LocalCalls(config, rng=rng, request=lambda request: self.replica.request(LOCAL, request))
         self.board = Switchboard(config, self.replica, rng=rng, wake=self.wake, fail=self._broken)
         self._apply = ApplyThread(
-            Applier(
-                machine,
-                timer=time.perf_counter,
-                skip_indexes=skip,
-                slow_seconds=config.slow_apply_threshold,
-            ),
+            applier,
             self.replica.snapshots,
             name=f"octopii-{config.node_id}",
             deliver=lambda results: self._from_thread(lambda: self._jobs_done(results)),

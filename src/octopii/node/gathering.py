@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from octopii.errors import OctopiiError, TooLarge
-from octopii.node.operations import Kind
+from octopii.node.operations import Kind, Since
 from octopii.wire.call import CallMachine
 
 
@@ -87,6 +87,8 @@ class Gatherer:
         try:
             if kind is None:
                 call_id = machine.propose(commands, deadline=deadline)
+            elif isinstance(kind, Since):
+                call_id = machine.propose(commands, deadline=deadline, since=kind.version)
             else:
                 call_id = machine.query(commands, consistency=kind, deadline=deadline, now=now)
         except OctopiiError as error:

@@ -5,6 +5,7 @@
 call begins (`wire.call.CallMachine` carries it out) and how its result looks to the user.
 """
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
@@ -28,8 +29,14 @@ _CONSISTENCIES: dict[str, Consistency] = {
 }
 
 
-Kind: TypeAlias = Consistency | None
-"""What a single command is: a query of some consistency, or (None) a proposal."""
+class Since(msgspec.Struct, frozen=True, gc=False):
+    """A proposal that needs version `version` of the state machine."""
+
+    version: int
+
+
+Kind: TypeAlias = Consistency | Since | None
+"""What a single command is: a query of some consistency, or a proposal (None: one that any version can apply)."""
 
 
 class Operation(msgspec.Struct, Generic[T], frozen=True, gc=False):
@@ -87,11 +94,20 @@ def _unwrapped(answer: Answer) -> bytes | CommandError | ApplyFailed:
     return found
 
 
-def propose_batch(commands: Sequence[bytes | str]) -> Operation[list[bytes | CommandError | ApplyFailed]]:
+@functools.cache
+def kind_of_proposal(since: int) -> Since | None:
+    """A proposal that needs a version; raises `ValueError`. One object each, so that equal kinds are told by `is`."""
+    if type(since) is not int or since < 1:
+        raise ValueError(f"since is a version of the state machine, from 1 on, not {since!r}")
+    return Since(since) if since > 1 else None
+
+
+def propose_batch(commands: Sequence[bytes | str], since: int) -> Operation[list[bytes | CommandError | ApplyFailed]]:
     """Replicate commands in one entry."""
     batch = [as_bytes(command) for command in commands]
+    kind_of_proposal(since)
     return Operation(
-        lambda machine, _now, deadline: machine.propose(batch, deadline=deadline),
+        lambda machine, _now, deadline: machine.propose(batch, deadline=deadline, since=since),
         lambda answers: [_unwrapped(answer) for answer in answers],
     )
 
@@ -108,7 +124,7 @@ def kind_of_call(method: Method[..., Any]) -> Kind:
     """How a call of a typed method travels."""
     if not isinstance(method, Method):
         raise TypeError(f"call takes a @command or a @query of a class, as in `Inventory.reserve`, not {method!r}")
-    return kind_of_query(method.consistency) if method.is_query else None
+    return kind_of_query(method.consistency) if method.is_query else kind_of_proposal(method.since)
 
 
 def ask(request: Request, convert: Callable[[Any], T]) -> Operation[T]:
@@ -141,19 +157,20 @@ class AsyncOperations:
         """Carry out one proposal or query; those that come together share an entry, or a read."""
         raise NotImplementedError
 
-    async def propose(self, command: bytes | str, *, timeout: float | None = None) -> bytes:
+    async def propose(self, command: bytes | str, *, since: int = 1, timeout: float | None = None) -> bytes:
         """Replicate one command and return what `apply` returned, applied exactly once.
 
+        `since` is the `command_version` of the machine that the command needs: `VersionNotActive` until it is active.
         Raises `CommandError` or `ApplyFailed` (the machine's answer), a `NotApplied` (it will never count), or an
         `OutcomeUnknown` (it may count, at most once). Cancelling leaves the outcome unknown.
         """
-        return await self._run_one(None, as_bytes(command), timeout)
+        return await self._run_one(kind_of_proposal(since), as_bytes(command), timeout)
 
     async def propose_batch(
-        self, commands: Sequence[bytes | str], *, timeout: float | None = None
+        self, commands: Sequence[bytes | str], *, since: int = 1, timeout: float | None = None
     ) -> list[bytes | CommandError | ApplyFailed]:
         """Replicate commands in one log entry: all or none, applied consecutively, one answer each. Raises likewise."""
-        return await self._run(propose_batch(commands), timeout)
+        return await self._run(propose_batch(commands, since), timeout)
 
     async def query(
         self, command: bytes | str, *, consistency: ConsistencyName = "linearizable", timeout: float | None = None
@@ -246,15 +263,15 @@ class BlockingOperations:
         """See `AsyncOperations._run_one`."""
         raise NotImplementedError
 
-    def propose(self, command: bytes | str, *, timeout: float | None = None) -> bytes:
+    def propose(self, command: bytes | str, *, since: int = 1, timeout: float | None = None) -> bytes:
         """See `AsyncOperations.propose`."""
-        return self._run_one(None, as_bytes(command), timeout)
+        return self._run_one(kind_of_proposal(since), as_bytes(command), timeout)
 
     def propose_batch(
-        self, commands: Sequence[bytes | str], *, timeout: float | None = None
+        self, commands: Sequence[bytes | str], *, since: int = 1, timeout: float | None = None
     ) -> list[bytes | CommandError | ApplyFailed]:
         """See `AsyncOperations.propose_batch`."""
-        return self._run(propose_batch(commands), timeout)
+        return self._run(propose_batch(commands, since), timeout)
 
     def query(
         self, command: bytes | str, *, consistency: ConsistencyName = "linearizable", timeout: float | None = None

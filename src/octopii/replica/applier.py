@@ -15,12 +15,14 @@ What an exception from `apply` means:
 from collections.abc import Callable
 
 import msgspec
+import xxhash
 
 from octopii.errors import CommandError, QueryNotSupported
 from octopii.raft import ConfState, Entry, EntryKind
 from octopii.replica.jobs import (
     Applied,
     ApplyJob,
+    Cause,
     Change,
     GroupAnswered,
     Job,
@@ -70,6 +72,9 @@ local_exceptions = (MemoryError, OSError)
 """What `apply` may raise because of this machine alone; `TimeoutError` is an `OSError`."""
 
 
+_encode_answers = msgspec.msgpack.Encoder().encode
+
+
 class Applier:
     """Runs jobs for one replica; see the module's text."""
 
@@ -90,7 +95,11 @@ class Applier:
         self.index = 0
         self.term = 0
         self.time_ns = 0
+        self.active_version = 1
+        self.answers_digest = 0
+        self.command_version = machine.command_version
         self._driver = ClockDriver(machine)
+        self._driver.activate(self.active_version)
         self._timer = timer
         self._skip_indexes = skip_indexes
         self._slow_seconds = slow_seconds
@@ -130,6 +139,8 @@ class Applier:
             roster=self.roster.copy() if report.roster_changed else None,
             sessions=len(self.sessions),
             wants_compaction=self._driver.wants_compaction,
+            active_version=self.active_version,
+            digests=report.digests,
             failure=self._failure,
         )
 
@@ -176,6 +187,7 @@ class Applier:
             kept = [ApplyFailedAnswer(a.exception) if type(a) is ApplyFailedAnswer else a for a in given]
         else:
             kept = given
+        self._fold(kept)
         self.sessions.record(group.session, first=group.first, answers=kept)
         answers.append(GroupAnswered(group.session, group.first, given))
 
@@ -221,12 +233,42 @@ class Applier:
             self.roster.found(item)
             self._driver.found(item.cluster_id)
             report.roster_changed = True
+        elif isinstance(item, codec.ActivateVersion):
+            self._activate(entry.index, item.version)
+        elif isinstance(item, codec.CompareDigests):
+            self._digest(entry.index)
         elif isinstance(item, codec.UpdateAddress):
             self.roster.set_address(item.node_id, item.address)
             report.roster_changed = True
         else:
             self.roster.admit_storage(item.node_id, item.storage_id)
             report.roster_changed = True
+
+    def _activate(self, index: int, version: int) -> None:
+        if version > self.command_version:
+            self._failure = _too_new(index, version, self.command_version)
+        elif version > self.active_version:
+            self.active_version = version
+            self._driver.activate(version)
+
+    def _fold(self, kept: list[Answer]) -> None:
+        """Take answers, without what is this replica's alone, into the running digest."""
+        self.answers_digest = xxhash.xxh3_64_intdigest(_encode_answers(kept), seed=self.answers_digest)
+
+    def _digest(self, index: int) -> None:
+        """Note the digests as of here: 8 bytes over all answers, and 8 over the state if the machine has a digest."""
+        try:
+            state = self.machine.digest()
+            own = b"" if state is None else xxhash.xxh3_64_digest(_as_bytes(state))
+        except local_exceptions as trouble:
+            self._fail(index, trouble)
+            return
+        except Exception as error:  # noqa: BLE001  (raised on every replica alike, or a difference like any other)
+            own = xxhash.xxh3_64_digest(f"digest() raised {type(error).__name__}".encode())
+        except BaseException as trouble:  # noqa: BLE001
+            self._fail(index, trouble)
+            return
+        self._report.digests.append((index, self.answers_digest.to_bytes(8, "big") + own))
 
     def _compact(self, index: int) -> None:
         self._report.compacted.append(index)
@@ -236,8 +278,8 @@ class Applier:
             self.machine.compact()
         except local_exceptions as trouble:
             self._fail(index, trouble)
-        except Exception:  # noqa: BLE001  (a compaction that raises does so on every replica and harms nobody)
-            return
+        except Exception as error:  # noqa: BLE001  (a compaction that raises does so on every replica)
+            self._fold([ApplyFailedAnswer(type(error).__name__)])
         except BaseException as trouble:  # noqa: BLE001
             self._fail(index, trouble)
 
@@ -284,11 +326,16 @@ class Applier:
             roster=self.roster.copy(),
             time=self.time_ns,
             machine_version=self.machine.snapshot_version,
+            active_version=self.active_version,
+            answers_digest=self.answers_digest,
         )
         return SnapshotView(manifest, source, [_frozen_session(session) for session in self.sessions.capture()])
 
     def restore(self, manifest: Manifest, data: memoryview) -> Restored:
         """Replace everything by a snapshot, or nothing."""
+        if manifest.active_version > self.command_version:
+            self._failure = _too_new(manifest.index, manifest.active_version, self.command_version)
+            return Restored(manifest, self._failure)
         try:
             sessions = decode_sessions(data[manifest.state_size :], count=manifest.sessions)
             restore_snapshot(self.machine, version=manifest.machine_version, data=data[: manifest.state_size])
@@ -299,6 +346,8 @@ class Applier:
         self.roster = manifest.roster.copy()
         self.conf_state = manifest.conf_state
         self.index, self.term, self.time_ns = manifest.index, manifest.term, manifest.time
+        self.active_version, self.answers_digest = manifest.active_version, manifest.answers_digest
+        self._driver.activate(self.active_version)
         self._driver.found(self.roster.cluster_id)
         self._driver.restore(index=self.index, term=self.term, time=self.time_ns / 1e9)
         return Restored(manifest, None)
@@ -311,6 +360,7 @@ class _Report(msgspec.Struct):
     opened: list[OpenedSession] = msgspec.field(default_factory=list)
     compacted: list[int] = msgspec.field(default_factory=list)
     slow: list[tuple[int, int, float]] = msgspec.field(default_factory=list)
+    digests: list[tuple[int, bytes]] = msgspec.field(default_factory=list)
     roster_changed: bool = False
     entry_bytes: int = 0
 
@@ -318,6 +368,13 @@ class _Report(msgspec.Struct):
 def _frozen_session(session: Session) -> Session:
     """Copy a session so that neither the table nor a snapshot of it changes under the other; answers are shared."""
     return msgspec.structs.replace(session, answers=dict(session.answers))
+
+
+def _too_new(index: int, needed: int, own: int) -> LocalFailure:
+    text = (
+        f"from there on version {needed} of the state machine's commands is active, and this program has version {own}"
+    )
+    return LocalFailure(index, text, Cause.VERSION)
 
 
 def _refused(refusal: CommandError) -> Answer:

@@ -24,6 +24,7 @@ from octopii.replica.identity import IdentityStore, Membership
 from octopii.replica.jobs import (
     Applied,
     ApplyJob,
+    Cause,
     Change,
     LocalFailure,
     Manifest,
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("octopii.replica")
 
 
+max_again_bytes = 64 << 20
+"""Most bytes of entries that are applied again behind a snapshot that replaces the state; they are all handed out."""
+
+
 class Applying:
     """What the apply thread has and has done, for one replica."""
 
@@ -56,6 +61,7 @@ class Applying:
         self._unsaved: Membership | None = None
         self.roster = Roster()
         self.failure: LocalFailure | None = None
+        self._refusal: ShuttingDown | None = None
         self.handed_index = 0
         self.handed_bytes = 0
         self.applied_index = 0
@@ -205,42 +211,74 @@ class Applying:
         self.applied_time = max(self.applied_time, result.time)
         self.sessions = result.sessions
         replica.calls.applied(result)
+        replica.versions.activated(result.active_version)
+        replica.divergence.applied(result)
         if result.roster is not None:
             self._follow_roster(result)
         replica.raft.on_applied(result.index)
         if result.failure is not None:
-            self._stop(result.failure)
+            self.stop(result.failure)
         else:
             replica.upkeep.applied(result)
 
-    def _stop(self, failure: LocalFailure) -> None:
+    def stop(self, failure: LocalFailure) -> None:
         """This replica alone is in trouble: it keeps its log and its vote, and answers no more."""
         if self.failure is not None:
             return
         replica = self._replica
         self.failure = failure
         text = f"node {replica.config.node_id} stopped applying at entry {failure.index}: {failure.reason}"
-        logger.error("%s; restart it, or see --skip-index if it happens on every node", text)
+        logger.error("%s; %s", text, failure.cause.value)
         replica.warn("apply", text)
-        replica.refuse_calls(ShuttingDown(text))
+        self._refusal = ShuttingDown(text)
+        replica.refuse_calls(self._refusal)
         replica.calls.lost_track(text)
         replica.upkeep.hand_over("it stopped applying")
+
+    def recovered(self) -> None:
+        """What was wrong with the state is gone with it."""
+        replica, refusal = self._replica, self._refusal
+        self.failure = self._refusal = None
+        replica.warnings.pop("apply", None)
+        if replica.calls.refusal is refusal:
+            replica.calls.refusal = None
+        if replica.reads.refusal is refusal:
+            replica.reads.refusal = None
+
+    def can_go_back_to(self, manifest: Manifest) -> bool:
+        """Whether the log has all that came after a snapshot, and that is not too much to be applied again."""
+        store, after = self._replica.store, manifest.index + 1
+        return store.first_index() <= after and store.bytes_from(after) <= max_again_bytes
+
+    def go_back_to(self, manifest: Manifest) -> None:
+        """Replace the state by a snapshot, and hand out again what came after it."""
+        end, store = self.handed_index, self._replica.store
+        self._conf_state = manifest.conf_state
+        self.restore(manifest)
+        self.handed_index = manifest.index
+        while self.handed_index < end:
+            self.hand_out(store.entries(self.handed_index + 1, end + 1, self._replica.config.max_append_bytes))
 
     def _restored(self, result: Restored) -> None:
         manifest = result.manifest
         self._payloads.popleft().close()
         if result.failure is not None:
-            self._stop(result.failure)
+            self.stop(result.failure)
             return
         self.applied_index = max(self.applied_index, manifest.index)
         self.applied_time = max(self.applied_time, manifest.time)
         self.sessions = manifest.sessions
+        self._replica.versions.activated(manifest.active_version)
+        self._replica.divergence.restored(manifest)
         self._replica.raft.on_applied(manifest.index)
 
     def _snapshot_written(self, manifest: Manifest) -> None:
         replica = self._replica
         newest = replica.snapshots.newest
-        if newest is not None and newest.index >= manifest.index:
+        if self.failure is not None and self.failure.cause is Cause.DIVERGENCE:
+            replica.snapshots.discard(manifest)
+            replica.upkeep.snapshot_failed("its state has come apart from the others'")
+        elif newest is not None and newest.index >= manifest.index:
             replica.snapshots.discard(manifest)  # one that was received meanwhile is newer
             replica.upkeep.snapshot_counts(newest)
         elif not replica.writes.record(manifest):

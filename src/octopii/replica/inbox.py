@@ -33,11 +33,15 @@ class Inbox:
             replica.vitals.heard(peer, wall=message.wall, disk_low=message.disk_low, now=replica.now)
             replica.joining.heard(peer, message.cluster_id)
             replica.quarantine.heard(peer, message)
+            replica.versions.heard(peer, message.command_version)
+            replica.divergence.heard(peer, message.digest_index, message.digest)
             if not message.cluster_id:
                 self.empty_peer_is_there(peer)
         elif isinstance(message, requests.Forward):
             replica.news.follower_waits(peer, replica.now)
             replica.calls.take_forwarded(peer, message, replica.now)
+        elif isinstance(message, requests.SnapshotWanted):
+            replica.divergence.wanted(peer, message)
         elif isinstance(message, requests.ForwardRefused):
             replica.calls.forward_refused(message)
         elif isinstance(message, requests.Relay):
@@ -137,4 +141,6 @@ class Inbox:
             text = f"node {replica.config.node_id} has no room for {offer.size} bytes ({replica.disk.free} free)"
             replica.outbox.send(peer, requests.SnapshotRefused(text))
             return
-        replica.receiver.offered(peer, offer, committed=replica.raft.committed)
+        # What the log already holds is of no use, unless the state that came of it is to be replaced.
+        committed = 0 if replica.divergence.takes(offer.index) else replica.raft.committed
+        replica.receiver.offered(peer, offer, committed=committed)

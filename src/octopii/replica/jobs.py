@@ -5,6 +5,7 @@ an event in the simulator) runs them one at a time, in that order, with `Applier
 `Replica.job_done`. A `SnapshotView` is the one exception: it may run beside later jobs.
 """
 
+import enum
 from typing import TypeAlias
 
 import msgspec
@@ -58,6 +59,8 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True):
 
     `time` is the applied time in nanoseconds. The payload has `size` bytes with the XXH3-64 `checksum`: first what the
     machine's `snapshot` gave, `state_size` bytes, then the sessions, of which there are `sessions`.
+    `machine_version` is the machine's `snapshot_version`, `active_version` that of its commands, `answers_digest` the
+    running digest of all answers.
     """
 
     index: int
@@ -68,6 +71,8 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True):
     machine_version: int
     sessions: int = 0
     state_size: int = 0
+    active_version: int = 1
+    answers_digest: int = 0
     size: int = 0
     checksum: int = 0
 
@@ -96,11 +101,20 @@ class OpenedSession(msgspec.Struct, frozen=True):
     session: int | None
 
 
+class Cause(enum.Enum):
+    """Why a replica cannot go on, and what there is to do; entries are never the cause, or all replicas would stop."""
+
+    TROUBLE = "restart it, or see --skip-index if it happens on every node"
+    VERSION = "start a newer program on this node"
+    DIVERGENCE = "find out what in the state machine differs between nodes; see --on-divergence=resync"
+
+
 class LocalFailure(msgspec.Struct, frozen=True):
     """This replica cannot go on applying: `reason` is for people, `index` the entry that it happened at."""
 
     index: int
     reason: str
+    cause: Cause = Cause.TROUBLE
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -108,7 +122,8 @@ class Applied(msgspec.Struct, frozen=True):
 
     `slow` lists (index, command bytes, seconds) of commands over the limit; `roster` is a copy when it changed, and
     `conf_state` the membership that goes with it; `sessions` counts the open ones;
-    `wants_compaction` tells whether time matters to the machine.
+    `wants_compaction` tells whether time matters to the machine; `active_version` is that of its commands;
+    `digests` lists (index, digests) of the entries at which replicas are compared.
     """
 
     index: int
@@ -123,6 +138,8 @@ class Applied(msgspec.Struct, frozen=True):
     roster: Roster | None
     sessions: int
     wants_compaction: bool
+    active_version: int
+    digests: list[tuple[int, bytes]]
     failure: LocalFailure | None
 
 

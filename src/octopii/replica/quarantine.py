@@ -91,6 +91,7 @@ class Quarantine:
         replica = self._replica
         identity = replica.identity.identity
         end, held = self._own, identity.held
+        digest_index, digest = replica.divergence.newest
         if self._speaks and identity.cluster_id:
             end = self._own = max(end, replica.raft.log_on_disk)
         self._look_at_itself()
@@ -103,6 +104,9 @@ class Quarantine:
             log_index=end[1],
             held_term=held.log_term if held is not None else 0,
             held_index=held.log_index if held is not None else 0,
+            command_version=replica.versions.own,
+            digest_index=digest_index,
+            digest=digest,
         )
 
     # --- the others ---------------------------------------------------------------------------------------------

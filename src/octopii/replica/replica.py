@@ -47,6 +47,7 @@ from octopii.replica.admin import Admin
 from octopii.replica.applying import Applying
 from octopii.replica.calls import Calls, Leadership
 from octopii.replica.commit_news import CommitNews
+from octopii.replica.divergence import Divergence
 from octopii.replica.elections import ElectionLog
 from octopii.replica.founding import Joining, PeerFacts
 from octopii.replica.health import DiskRoom, Vitals
@@ -59,6 +60,7 @@ from octopii.replica.reads import Reads
 from octopii.replica.snapshots import SnapshotStore
 from octopii.replica.transfers import Receiver, Senders
 from octopii.replica.upkeep import Upkeep
+from octopii.replica.versions import Versions
 from octopii.replica.work import Origin, Outbox, PeerOutput, Work
 from octopii.replica.writes import Writes
 from octopii.walrus import Log, StrictlyAtOnce, SyncTicket
@@ -91,11 +93,13 @@ class Replica:
         now: float,
         wall: int,
         random_id: bytes,
+        command_version: int = 1,
         block_bytes: int = log_block_bytes,
         segment_blocks: int = log_segment_blocks,
     ) -> None:
         """Open the node's folder; `random_id` is 16 bytes that become the storage id of a new folder.
 
+        `command_version` is that of the machine whose applier does the jobs.
         `block_bytes` and `segment_blocks` are the log's geometry and count only in a new folder.
 
         Raises `ConfigError` for another node's folder, `CorruptLogError` for a damaged one, `LogInUse`, `OSError`.
@@ -140,6 +144,8 @@ class Replica:
         self.admin = Admin(self)
         self.upkeep = Upkeep(self, now)
         self._elections = ElectionLog(config.node_id)
+        self.versions = Versions(self, command_version)
+        self.divergence = Divergence(self)
         self.refused: OctopiiError | None = None
         self.warnings: dict[str, str] = {}
         self.connected: set[int] = set()
@@ -271,6 +277,7 @@ class Replica:
     def peer_disconnected(self, peer: int) -> None:
         """The connection to a node broke: what was under way on it may be lost."""
         self.connected.discard(peer)
+        self.versions.lost(peer)
         self.raft.report_unreachable(peer)
         if peer == self.leadership.leader:
             self.calls.lost_forwards()
@@ -298,6 +305,8 @@ class Replica:
         self.reads.tick(now)
         self.senders.tick(now)
         self.admin.tick(now)
+        self.versions.tick(now)
+        self.divergence.tick(now)
         self.upkeep.tick(now)
 
     def receive(self, peer: int, message: PeerOutput) -> None:
@@ -309,6 +318,9 @@ class Replica:
         now = self.now
         if isinstance(request, requests.Propose):
             self.calls.propose(origin, request, now)
+        elif isinstance(request, requests.ProposeSince):
+            group = requests.Propose(request.request_id, request.group)
+            self.versions.propose(origin, group, since=request.since, now=now)
         elif isinstance(request, requests.Query):
             lease_index = self.raft.committed if self.lease_holds else None
             self.reads.query(origin, request, now=now, lease_index=lease_index)
@@ -425,7 +437,9 @@ class Replica:
         sending = self.senders.lowest_index
         self.store.compact(min(keep, sending if sending is not None else keep) + 1)
         self.snapshots.prune(manifest, offset, self.senders.files_in_use)
-        self.receiver.durable(manifest)
+        received = self.receiver.durable(manifest)
+        if received is not None:
+            self.divergence.received(received)
         self.upkeep.snapshot_counts(manifest)
 
     def _transfer_finished(self, peer: int, ok: bool) -> None:
@@ -451,6 +465,8 @@ class Replica:
         self.reads.leadership_changed()
         self.admin.leadership_changed()
         self.upkeep.leadership_changed()
+        self.versions.leadership_changed()
+        self.divergence.leadership_changed()
         self.joining.leadership_changed()
 
     def _address_of(self, node_id: int) -> str:
@@ -499,6 +515,7 @@ class Replica:
         """Take no more calls nor queries here; what is queued was in nobody's log."""
         self.calls.refusal = self.reads.refusal = error
         self.calls.give_up_queued(error)
+        self.versions.give_up(error)
 
     def warn(self, key: str, text: str) -> None:
         """Keep a warning for `status`, and log it when it is new."""
@@ -509,6 +526,7 @@ class Replica:
     def close(self) -> None:
         """Stop: refuse what is queued, sync, and give the folder back. The driver has finished its jobs and sync."""
         self.calls.close()
+        self.versions.give_up(ShuttingDown(f"node {self.config.node_id} is shutting down"))
         self.reads.close(ShuttingDown(f"node {self.config.node_id} is shutting down"))
         self.senders.stop_all()
         self.receiver.close()

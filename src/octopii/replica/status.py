@@ -43,6 +43,18 @@ def describe(replica: "Replica") -> dict[str, object]:
         "members": {str(node_id): _member(replica, node_id) for node_id in sorted(applying.roster.members)},
         "removed": sorted(applying.roster.removed),
         "sessions": applying.sessions,
+        "machine": {
+            "command_version": replica.versions.own,
+            "active_version": replica.versions.active,
+            "reported": {str(peer): version for peer, version in sorted(replica.versions.reported.items())},
+        },
+        "digest": {
+            "index": replica.divergence.newest[0],
+            "value": replica.divergence.newest[1].hex(),
+            "agreed": replica.divergence.agreed_index,
+            "differing": {str(member): text for member, text in sorted(replica.divergence.differing.items())},
+            "resyncing": replica.divergence.resyncing,
+        },
         "quarantined": {str(node_id): text for node_id, text in replica.quarantine.members.items()},
         "failure": applying.failure.reason if applying.failure is not None else None,
         "refused": str(replica.refused) if replica.refused is not None else None,

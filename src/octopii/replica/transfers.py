@@ -276,12 +276,14 @@ class Receiver:
             return
         self._recorded = incoming.manifest
 
-    def durable(self, manifest: Manifest) -> None:
-        """A manifest is on disk, perhaps the received one."""
+    def durable(self, manifest: Manifest) -> Manifest | None:
+        """A manifest is on disk, perhaps the received one, which is then handed over and returned."""
         recorded = self._recorded
-        if recorded is not None and recorded.index <= manifest.index:
-            self._recorded = None
-            self._hand_over(recorded)
+        if recorded is None or recorded.index > manifest.index:
+            return None
+        self._recorded = None
+        self._hand_over(recorded)
+        return recorded
 
     def take(self, index: int) -> Manifest:
         """The snapshot at `index` that the Raft core has taken."""

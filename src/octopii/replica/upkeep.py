@@ -94,7 +94,9 @@ class Upkeep:
         successor = best_successor(
             candidates,
             lambda peer: (
-                replica.vitals.has_room(peer) and replica.vitals.clock_is_good(peer, voters, now=now, wall=replica.wall)
+                replica.vitals.has_room(peer)
+                and peer not in replica.divergence.differing
+                and replica.vitals.clock_is_good(peer, voters, now=now, wall=replica.wall)
             ),
         )
         if successor is None:

@@ -57,9 +57,9 @@ class SimulatedClient:
 
     # --- calls --------------------------------------------------------------------------------------------------
 
-    def propose(self, *commands: bytes, timeout: float = 10.0) -> Asked:
-        """Have commands applied."""
-        call = self.machine.propose(list(commands), deadline=self.world.now + timeout)
+    def propose(self, *commands: bytes, since: int = 1, timeout: float = 10.0) -> Asked:
+        """Have commands applied, which need a version of the state machine."""
+        call = self.machine.propose(list(commands), deadline=self.world.now + timeout, since=since)
         return self._began(call, list(commands))
 
     def query(

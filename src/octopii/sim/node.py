@@ -115,6 +115,7 @@ class Node:
                 now=self.now,
                 wall=self.wall,
                 random_id=world.rng.randbytes(16),
+                command_version=self.applier.command_version,
                 block_bytes=block_bytes,
                 segment_blocks=segment_blocks,
             )

@@ -44,6 +44,7 @@ class TypedStateMachine(StateMachine):
         """Check the declarations; raises `TypeError` for a name that is taken, or an unfit error."""
         super().__init_subclass__(**kwargs)
         cls._methods = _methods_of(cls)
+        cls.command_version = _command_version(cls)
         cls._declared_errors = declared_errors(cls.__name__, cls.errors)
         init = read_init(cls)
         own = {} if init is None else {cls: init}
@@ -74,7 +75,11 @@ class TypedStateMachine(StateMachine):
         except msgspec.DecodeError as error:
             raise CommandError("not a typed call") from error
         method = self._methods.get(name)
-        if method is None or method.is_query is not is_query:
+        if (
+            method is None
+            or method.is_query is not is_query
+            or (method.since > 1 and method.since > self.active_version)  # the same answer as of one that is unknown
+        ):
             raise CommandError(f"there is no {'query' if is_query else 'command'} {name[:64]!a}")
         try:
             return method.run(self, arguments)
@@ -158,6 +163,17 @@ def _methods_of(cls: type[TypedStateMachine]) -> dict[str, Method[..., Any]]:
         if methods.setdefault(method.name, method) is not method:
             raise TypeError(f"{cls.__name__} has two methods of the name {method.name!r}: it is what stands in the log")
     return methods
+
+
+def _command_version(cls: type[TypedStateMachine]) -> int:
+    """What the class says, or else the highest version that one of its commands needs."""
+    needed = max((method.since for method in cls._methods.values()), default=1)
+    if "command_version" not in vars(cls):
+        return max(needed, cls.command_version)
+    said = cls.command_version
+    if type(said) is not int or said < needed:
+        raise TypeError(f"{cls.__name__}.command_version is {said!r}, and a command has since={needed}")
+    return said
 
 
 def _fields_of(cls: type[TypedStateMachine]) -> dict[str, Field]:

@@ -164,9 +164,9 @@ def command(function: Callable[..., Any] | None = None, /, *, name: str | None =
 @overload
 def query(function: Callable[Concatenate[M, P], R], /) -> Method[P, R]: ...
 @overload
-def query(*, name: str | None = None, since: int = 1) -> Callable[[Callable[Concatenate[M, P], R]], Method[P, R]]: ...
-def query(function: Callable[..., Any] | None = None, /, *, name: str | None = None, since: int = 1) -> Any:
-    """Make a method a query, which must not change the state. Annotations, `name` and `since` are as a command's."""
+def query(*, name: str | None = None) -> Callable[[Callable[Concatenate[M, P], R]], Method[P, R]]: ...
+def query(function: Callable[..., Any] | None = None, /, *, name: str | None = None) -> Any:
+    """Make a method a query, which must not change the state. Its annotations and `name` are as a command's."""
     if function is not None:
         return Method(function, is_query=True)
-    return lambda function: Method(function, is_query=True, name=name, since=since)
+    return lambda function: Method(function, is_query=True, name=name)

@@ -19,6 +19,7 @@ from octopii.wire.requests import (
     Failure,
     PeerProgressRequest,
     Propose,
+    ProposeSince,
     Query,
     ReadIndex,
     Request,
@@ -37,6 +38,8 @@ class Call(msgspec.Struct, eq=False):
     deadline: float
     commands: list[bytes]
     size: int
+    since: int = 1
+    """The version of the state machine that its commands need."""
     alone: bool = False
     """Whether it goes in a group of its own: together with others it was too large."""
     carrier: "Carrier | None" = None
@@ -106,7 +109,10 @@ class Single(Attempt):
 
 
 class Group(Attempt):
-    """Calls with consecutive numbers from `first` on; `waiting` counts those that somebody still waits for."""
+    """Calls with consecutive numbers from `first` on, which need version `since` of the state machine.
+
+    `waiting` counts those that somebody still waits for.
+    """
 
     session: "CallSession"
     first: int
@@ -114,11 +120,14 @@ class Group(Attempt):
     calls: list[Call]
     size: int
     waiting: int
+    since: int
 
     def request(self) -> Request:
         """Return what to send: always the same numbers and commands, `acked` as of now."""
         session = self.session
         group = CallGroup(session=session.id, first=self.first, acked=session.acked, commands=self.commands)
+        if self.since > 1:
+            return ProposeSince(self.request_id, group, self.since)
         return Propose(self.request_id, group)
 
 
@@ -147,7 +156,7 @@ class CallSession:
         return self._next + count - self.acked <= self._window_calls and self._bytes + size <= self._window_bytes
 
     def number(self, calls: list[Call]) -> Group:
-        """Give calls the next numbers, as one group."""
+        """Give calls, which need the same version, the next numbers, as one group."""
         group = Group(
             session=self,
             first=self._next,
@@ -155,6 +164,7 @@ class CallSession:
             calls=calls,
             size=sum(call.size for call in calls),
             waiting=len(calls),
+            since=calls[0].since,
         )
         for call in calls:
             call.carrier = group

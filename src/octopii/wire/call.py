@@ -195,9 +195,10 @@ class CallMachine:
 
     # --- calls --------------------------------------------------------------------------------------------------
 
-    def propose(self, commands: list[bytes], *, deadline: float) -> int:
+    def propose(self, commands: list[bytes], *, deadline: float, since: int = 1) -> int:
         """Have commands replicated, all in one log entry or none; return the call's id.
 
+        `since` is the version of the state machine that they need; it fails with `VersionNotActive` until that is so.
         Raises `Overloaded` when too many calls wait, `TooLarge` for a batch beyond the window, `ShuttingDown`.
         """
         limits = self._limits
@@ -205,6 +206,7 @@ class CallMachine:
             text = f"a batch of {len(commands)} commands, at most {limits.window_calls} fit the window"
             raise TooLarge(text, size=len(commands), limit=limits.window_calls)
         call = self._new_call(commands, sum(map(len, commands)), deadline)
+        call.since = since
         if commands:
             self._waiting.append(call)
         else:
@@ -365,7 +367,9 @@ class CallMachine:
             call = waiting[0]
             count += len(call.commands)
             size += call.size
-            if calls and (call.alone or calls[0].alone or count > limits.group_calls or size > limits.group_bytes):
+            if calls and (call.alone or calls[0].alone or call.since != calls[0].since):
+                break
+            if calls and (count > limits.group_calls or size > limits.group_bytes):
                 break
             if (calls or session.live) and not session.has_room(count, size):
                 break  # but one call always goes, however large it is

@@ -158,10 +158,32 @@ class AdmitStorage(msgspec.Struct, array_like=True, tag=6, frozen=True, gc=False
     storage_id: Identifier
 
 
-SystemCommand = OpenSession | CloseSession | Compact | Found | UpdateAddress | AdmitStorage
+class ActivateVersion(msgspec.Struct, array_like=True, tag=7, frozen=True, gc=False):
+    """Follow this version of the state machine's commands from here on; a lower one than is active changes nothing."""
+
+    version: Number
+
+
+class CompareDigests(msgspec.Struct, array_like=True, tag=8, frozen=True, gc=False):
+    """Let every replica report the digest of its answers, and of its state if it has one, as of this index."""
+
+
+SystemCommand = (
+    OpenSession | CloseSession | Compact | Found | UpdateAddress | AdmitStorage | ActivateVersion | CompareDigests
+)
 """What Octopii itself replicates beside the user's commands."""
 
-EntryItem = CallGroup | OpenSession | CloseSession | Compact | Found | UpdateAddress | AdmitStorage
+EntryItem = (
+    CallGroup
+    | OpenSession
+    | CloseSession
+    | Compact
+    | Found
+    | UpdateAddress
+    | AdmitStorage
+    | ActivateVersion
+    | CompareDigests
+)
 """One thing that an entry asks the replicas to do."""
 
 

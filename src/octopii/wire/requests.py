@@ -229,6 +229,14 @@ class FetchSnapshot(msgspec.Struct, array_like=True, tag=15, frozen=True, kw_onl
     position: Number
 
 
+class ProposeSince(msgspec.Struct, array_like=True, tag=16, frozen=True, gc=False):
+    """As `Propose`, for commands that need version `since` of the state machine: refused until it is active."""
+
+    request_id: Number
+    group: CallGroup
+    since: Number
+
+
 Request = (
     Propose
     | SessionRequest
@@ -245,6 +253,7 @@ Request = (
     | Campaign
     | ReadIndex
     | FetchSnapshot
+    | ProposeSince
 )
 """All that a client can ask."""
 
@@ -292,7 +301,7 @@ class Failure(msgspec.Struct, array_like=True, tag=6, frozen=True, kw_only=True,
 
     `leader` and `leader_address` say who may know better (0 and empty: nobody known). `detail` is the limit of
     `Overloaded`, the exception's name of `ApplyFailed`, the field of `ConfigError`; `size` and `limit` are
-    `TooLarge`'s, in bytes.
+    `TooLarge`'s, in bytes, or what `VersionNotActive` needs and what is active.
     """
 
     request_id: Number
@@ -395,6 +404,8 @@ class Pulse(msgspec.Struct, array_like=True, tag=10, frozen=True, gc=False):
     And which cluster it belongs to by now, because one that was empty in the handshake may have joined one since.
     `term` is the one that it is in; `log_term` and `log_index` are the end of its log on disk, 0 where a crash may take
     that back; `held_term` and `held_index` the end of a log that it had acknowledged before its disk lost some of it.
+    `command_version` is the newest version of the state machine's commands that its program can run; `digest` is its
+    newest one, as of entry `digest_index` (0: none): 8 bytes over all answers, then 8 over the state if there are any.
     """
 
     wall: Number
@@ -405,6 +416,9 @@ class Pulse(msgspec.Struct, array_like=True, tag=10, frozen=True, gc=False):
     log_index: Number = 0
     held_term: Number = 0
     held_index: Number = 0
+    command_version: Number = 1
+    digest_index: Number = 0
+    digest: Identifier = b""
 
 
 class Removed(msgspec.Struct, array_like=True, tag=11, frozen=True, gc=False):
@@ -421,6 +435,12 @@ class Acknowledged(msgspec.Struct, array_like=True, tag=12, frozen=True, kw_only
     log_index: Number
 
 
+class SnapshotWanted(msgspec.Struct, array_like=True, tag=13, frozen=True, gc=False):
+    """To the leader: my state has come apart from the others'; offer me a snapshot at this index or a later one."""
+
+    index: Number
+
+
 PeerMessage = (
     Forward
     | ForwardRefused
@@ -434,6 +454,7 @@ PeerMessage = (
     | Pulse
     | Removed
     | Acknowledged
+    | SnapshotWanted
 )
 """What nodes say to each other beside Raft's messages and snapshot chunks."""
 
@@ -523,6 +544,8 @@ def failure_of(error: OctopiiError, request_id: int, *, leader: int = 0, leader_
         detail = error.limit
     elif isinstance(error, TooLarge):
         size, limit = error.size, error.limit
+    elif isinstance(error, VersionNotActive):
+        size, limit = error.needed, error.active
     elif isinstance(error, ApplyFailed):
         detail = error.exception
     elif isinstance(error, ConfigError):
@@ -548,6 +571,8 @@ def error_of(failure: Failure) -> OctopiiError:
         return Overloaded(text, limit=failure.detail)
     if kind is FailureKind.TOO_LARGE:
         return TooLarge(text, size=failure.size, limit=failure.limit)
+    if kind is FailureKind.VERSION_NOT_ACTIVE:
+        return VersionNotActive(text, needed=failure.size, active=failure.limit)
     if kind is FailureKind.APPLY_FAILED:
         return ApplyFailed(text, exception=failure.detail)
     if kind is FailureKind.CONFIG_ERROR:
