@@ -32,7 +32,8 @@ class ApplyThread:
             return
         self._busy = True
         job = self._jobs.popleft()
-        node.later(node.world.between(node.world.weather.job_time), lambda: self._run(job))
+        seconds = node.world.between(node.world.weather.job_time) + node.slow_apply
+        node.later(seconds, lambda: self._run(job))
 
     def _run(self, job: Job) -> None:
         node = self._node

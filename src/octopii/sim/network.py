@@ -50,6 +50,7 @@ class Network:
         self._slow: dict[tuple[int, int], float] = {}
         self._connections: dict[frozenset[int], Connection] = {}
         self._dialling: set[frozenset[int]] = set()
+        self.injected = {"message lost": 0, "message repeated": 0, "message late": 0, "connection broken": 0}
 
     # --- trouble ------------------------------------------------------------------------------------------------
 
@@ -172,24 +173,30 @@ class Connection:
                     self._break_soon()
                 continue
             copies = 1
-            if bears_loss:
-                copies = 0 if rng.random() < weather.loss else 1 + (rng.random() < weather.repeat)
+            if bears_loss and rng.random() < weather.loss:
+                network.injected["message lost"] += 1
+                continue
+            if bears_loss and rng.random() < weather.repeat:
+                network.injected["message repeated"] += 1
+                copies = 2
             data = b"".join(encode_peer_frames([output]))
+            is_told = not isinstance(output, Pulse)
             for _ in range(copies):
                 delay = network.delay(sender, target)
                 if bears_loss and rng.random() < weather.reorder:
-                    world.at(delay * rng.randint(1, 20), self._delivery(sender, target, data))
+                    network.injected["message late"] += 1
+                    world.at(delay * rng.randint(1, 20), self._delivery(sender, target, data, is_told))
                 else:
                     self._last[target] = max(self._last[target], world.now + delay)
-                    world.at(self._last[target] - world.now, self._delivery(sender, target, data))
+                    world.at(self._last[target] - world.now, self._delivery(sender, target, data, is_told))
 
-    def _delivery(self, sender: int, target: int, data: bytes) -> Callable[[], None]:
+    def _delivery(self, sender: int, target: int, data: bytes, is_told: bool) -> Callable[[], None]:
         def deliver() -> None:
             node, epoch = self._ends[target]
             world = self._world
             if not self.open or node.epoch != epoch or world.network.is_cut(sender, target):
                 return
-            world.trace.note(world.now, target, f"hears {sender}", data)
+            world.trace.note(world.now, target, f"hears {sender}", data, quiet=not is_told)
             for frame_type, payload in FrameDecoder(max_frame_bytes).feed(data):
                 for message in decode_peer_frame(frame_type, memoryview(payload), sender=sender, to=target):
                     node.hear(sender, message)
@@ -199,6 +206,7 @@ class Connection:
     def _break_soon(self) -> None:
         if not self._closing:
             self._closing = True
+            self._world.network.injected["connection broken"] += 1
             self._world.at(self._world.between(notices_after), self.close)
 
     def close(self) -> None:

@@ -15,12 +15,13 @@ from octopii.replica.replica import Replica
 from octopii.replica.work import PeerOutput
 from octopii.sim.apply_thread import ApplyThread
 from octopii.state_machine import StateMachine
-from octopii.walrus.faults import PowerLoss, Survives, survive_all, survive_randomly
+from octopii.walrus.faults import PowerLoss, Survives, survive_randomly
 from octopii.walrus.memory_vfs import MemoryFileSystem
 from octopii.walrus.ticket import SyncTicket
 from octopii.wire.requests import Reply, Request, decode_reply, decode_request, encode_reply, encode_request
 
 if TYPE_CHECKING:
+    from octopii.sim.network import Connection
     from octopii.sim.world import World
 
 MachineMaker = Callable[[], StateMachine]
@@ -55,6 +56,11 @@ class Node:
         self.wall_offset = 0.0
         self.clock_rate = 1.0
         self.paused_sync = False
+        self.slow_sync = self.slow_apply = 0.0  # seconds that each sync or job takes beyond what the weather says
+        self.crash_after_messages = 0  # 0: it does not
+        self.fails_apply = False  # the next command finds no memory
+        self.rots: random.Random | None = None  # draws what rots when the process has stopped in good order
+        self.stopped = False  # in good order
         self.survives: Survives | None = None  # what a crash keeps; None draws it
         self.broken: BaseException | None = None  # what ended the process since it last started
         self.start_error: Exception | None = None  # why the last start failed
@@ -104,6 +110,7 @@ class Node:
         assert not self.up
         world = self.world
         self._forget()
+        self.stopped = False
         self.broken = self.start_error = None
         self.applier = Applier(self.machine_maker(), timer=lambda: world.now, skip_indexes=self.skip_indexes)
         world.trace.note(world.now, self.id, "starts")
@@ -125,6 +132,7 @@ class Node:
         except (OctopiiError, OSError) as error:
             world.trace.note(world.now, self.id, "does not start", f"{type(error).__name__}: {error}")
             self.start_error = error
+            self.vfs.end_process()
             return
         self.up = True
         world.observer.booted(self)
@@ -135,7 +143,7 @@ class Node:
         """Lose power: memory is gone, and of what was not synced whatever the chooser does not let survive."""
         self.world.trace.note(self.world.now, self.id, "loses power")
         self._down()
-        self.vfs.faults.before = None
+        self.vfs.faults.before = self.vfs.faults.before_read = None
         self.vfs.crash(survives or self.survives or survive_randomly(self.world.rng))
 
     def stop(self) -> None:
@@ -168,13 +176,13 @@ class Node:
             self._break(error)
         else:
             self.world.trace.note(self.world.now, self.id, "has stopped")
+            self.stopped = True
             self._down()
 
     def _stop_at_once(self) -> None:
         """The disk stands still: the process ends, and the next start recovers as after a crash."""
         self.world.trace.note(self.world.now, self.id, "stops with a sync under way")
-        self._down()
-        self.vfs.crash(survive_all)
+        self._end_process()
 
     def wipe(self) -> None:
         """Lose the disk."""
@@ -206,9 +214,9 @@ class Node:
         self._backlog.append(action)
 
     def _down(self) -> None:
-        self.world.observer.went_down(self)
         self._forget()
         self.up = False
+        self.world.observer.went_down(self)
         for connection in self.world.network.connections_of(self.id):
             self.world.at(self.world.between(closes_after), connection.close)
 
@@ -216,6 +224,7 @@ class Node:
         """Lose all that is in memory."""
         self.epoch += 1
         self.paused = False
+        self.crash_after_messages = 0
         self._apply = ApplyThread(self)
         self._waiting_sync = None
         self._wake_due = False
@@ -278,6 +287,8 @@ class Node:
             world.observer.says(self, peer, outputs)
             connection = world.network.connection(self.id, peer)
             if connection is not None:
+                if self.crash_after_messages and self._loses_power_after(connection, outputs):
+                    return
                 connection.send(self.id, outputs)
         for origin, reply in work.replies:
             target = self.reply_to.get(origin)
@@ -288,22 +299,40 @@ class Node:
         if work.sync is not None:
             self._waiting_sync = work.sync
             if not self.paused_sync:
-                self.later(world.between(world.weather.sync_time), self.finish_sync)
+                self.later(world.between(world.weather.sync_time) + self.slow_sync, self.finish_sync)
         if replica.wake_at is not None and not self._wake_due:
             self._wake_due = True
+            self.later(max(0.0, replica.wake_at - self.now) / self.clock_rate, self._wake)
 
-            def wake() -> None:
-                self._wake_due = False
-                self.enter(lambda: None)
+    def _wake(self) -> None:
+        self._wake_due = False
+        self.enter(lambda: None)
 
-            self.later(max(0.0, replica.wake_at - self.now) / self.clock_rate, wake)
+    def _loses_power_after(self, connection: "Connection", outputs: list[PeerOutput]) -> bool:
+        """Whether the crash comes amidst these: then those before it have gone out."""
+        left = self.crash_after_messages
+        self.crash_after_messages = max(0, left - len(outputs))
+        if left > len(outputs):
+            return False
+        connection.send(self.id, outputs[:left])
+        self.crash()
+        return True
 
     def _break(self, error: BaseException) -> None:
-        """The process ends over an error, and the machine goes on: nothing is lost that was written."""
+        """The process ends over an error, and the machine goes on."""
         self.world.trace.note(self.world.now, self.id, "ends", f"{type(error).__name__}: {error}")
         self.broken = error
+        self._end_process()
+
+    def kill(self) -> None:
+        """Kill the process: memory is gone, and what it wrote is with the machine, synced or not."""
+        self.world.trace.note(self.world.now, self.id, "is killed")
+        self._end_process()
+
+    def _end_process(self) -> None:
         self._down()
-        self.vfs.crash(survive_all)
+        self.vfs.faults.before = self.vfs.faults.before_read = None
+        self.vfs.end_process()
 
     def finish_sync(self) -> None:
         """The disk has done its work."""

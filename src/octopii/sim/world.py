@@ -56,6 +56,11 @@ class World:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the world began."""
+        return self.now - START_TIME
+
     def at(self, delay: float, event: Callable[[], None]) -> None:
         """Have something happen after a delay."""
         self._count += 1

@@ -428,6 +428,17 @@ class MemoryFileSystem:
         self._durable_names = {name: fresh[id(inode)] for name, inode in self._durable_names.items()}
         self._names = dict(self._durable_names)
 
+    def end_process(self) -> None:
+        """The program is killed, and the machine goes on: open files and locks are gone, and no byte is.
+
+        What was not synced stays so: a program that starts anew reads it, and a later crash may still lose it.
+        """
+        self.epoch = object()
+        self.locked = set()
+        for inode in self._names.values():
+            inode.pins = []
+            inode.live = _Image(inode.live)  # an old mapping may still be held, and written to by nobody
+
     def clone(self) -> "MemoryFileSystem":
         """A copy of both images and of the pending names, without open files, locks and faults."""
         twin = MemoryFileSystem()
@@ -456,6 +467,13 @@ class MemoryFileSystem:
     def contents(self, path: str) -> bytearray:
         """The live bytes of a file, to look at or, for damage, to change behind the log's back."""
         return self._existing_inode(_absolute(path)).live
+
+    def flip(self, path: str, position: int, mask: int) -> None:
+        """Change bits of a byte on the disk itself, behind everybody's back."""
+        inode = self._existing_inode(_absolute(path))
+        bytearray.__setitem__(inode.live, position, inode.live[position] ^ mask)
+        if position < len(inode.durable):
+            inode.durable[position] ^= mask
 
     # --- used by the files --------------------------------------------------------------------------------------
 

@@ -1,0 +1,568 @@
+"""Everything that can go wrong on purpose, one function for each kind: it begins, and returns how to end it.
+
+A function is given the cluster and the fault of the plan. It returns a function that ends the fault after its time, or
+None for what has no end; `NOT_NOW` when there is nobody whom it could meet.
+"""
+
+import random
+from collections.abc import Callable
+from typing import TypeAlias
+
+from octopii.sim.cluster import Cluster, max_nodes, max_voters
+from octopii.sim.disk import arm, rot, used_bytes
+from octopii.sim.node import Node
+from octopii.sim.plan import KIB, Fault
+from octopii.walrus.faults import survive_randomly
+from octopii.wire import requests
+from octopii.wire.requests import MemberChange, MemberOperation
+
+End: TypeAlias = Callable[[], None]
+
+
+def NOT_NOW() -> None:  # noqa: N802  (a constant that has the type of an end)
+    """There is nobody whom the fault could meet: it does not count."""
+
+
+def _nothing() -> None:
+    """The fault has no end of its own."""
+
+
+def _choose(nodes: list[Node], fault: Fault) -> Node | None:
+    return nodes[int(fault.pick * len(nodes))] if nodes else None
+
+
+def _up(cluster: Cluster, fault: Fault) -> Node | None:
+    return _choose(cluster.running, fault)
+
+
+def _rng(cluster: Cluster, fault: Fault) -> random.Random:
+    """Random numbers of the fault's own, so that taking another one out of the plan does not change it."""
+    return random.Random(f"{cluster.plan.seed} {fault.number}")
+
+
+# --- links ------------------------------------------------------------------------------------------------------
+
+
+def _pair(cluster: Cluster, fault: Fault) -> tuple[int, int] | None:
+    ids = sorted(cluster.nodes)
+    if len(ids) < 2:
+        return None
+    one, other = _rng(cluster, fault).sample(ids, 2)
+    return one, other
+
+
+def cut_link(cluster: Cluster, fault: Fault) -> End:
+    """Two machines hear nothing of each other."""
+    pair, network = _pair(cluster, fault), cluster.world.network
+    if pair is None:
+        return NOT_NOW
+    network.cut(*pair)
+    return lambda: network.mend(*pair)
+
+
+def cut_one_way(cluster: Cluster, fault: Fault) -> End:
+    """One machine's words do not reach another, or nobody, while it hears all."""
+    pair, network = _pair(cluster, fault), cluster.world.network
+    if pair is None:
+        return NOT_NOW
+    source = pair[0]
+    targets = sorted(set(cluster.nodes) - {source}) if fault.amount < 0.5 else [pair[1]]
+    for target in targets:
+        network.cut_one_way(source, target)
+
+    def end() -> None:
+        for target in targets:
+            network.mend(source, target)
+
+    return end
+
+
+def _separate(cluster: Cluster, one_side: list[int], other_side: list[int]) -> End:
+    network = cluster.world.network
+    pairs = [(one, other) for one in one_side for other in other_side]
+    if not pairs:
+        return NOT_NOW
+    for pair in pairs:
+        network.cut(*pair)
+
+    def mend() -> None:
+        for pair in pairs:
+            network.mend(*pair)
+
+    return mend
+
+
+def isolate_node(cluster: Cluster, fault: Fault) -> End:
+    """One machine is alone."""
+    node = _choose(list(cluster.nodes.values()), fault)
+    if node is None:
+        return NOT_NOW
+    return _separate(cluster, [node.id], [other for other in cluster.nodes if other != node.id])
+
+
+def isolate_leader(cluster: Cluster, fault: Fault) -> End:
+    """The leader is alone."""
+    leader = cluster.leader
+    if leader is None:
+        return NOT_NOW
+    return _separate(cluster, [leader.id], [other for other in cluster.nodes if other != leader.id])
+
+
+def split(cluster: Cluster, fault: Fault) -> End:
+    """Two groups hear nothing of each other."""
+    ids = sorted(cluster.nodes)
+    _rng(cluster, fault).shuffle(ids)
+    half = (len(ids) + 1) // 2
+    return _separate(cluster, ids[:half], ids[half:])
+
+
+def bridge(cluster: Cluster, fault: Fault) -> End:
+    """Two groups hear nothing of each other, and one machine hears both."""
+    ids = sorted(cluster.nodes)
+    _rng(cluster, fault).shuffle(ids)
+    half = len(ids) // 2
+    return _separate(cluster, ids[:half], ids[half + 1 :])
+
+
+def flap(cluster: Cluster, fault: Fault) -> End:
+    """A link is cut and mended again and again."""
+    pair, world = _pair(cluster, fault), cluster.world
+    if pair is None:
+        return NOT_NOW
+    over = False
+    period = 0.1 + 0.5 * fault.amount
+
+    def toggle(cut: bool) -> None:
+        if over:
+            return
+        if cut:
+            world.network.cut(*pair)
+        else:
+            world.network.mend(*pair)
+        world.at(period, lambda: toggle(not cut))
+
+    def end() -> None:
+        nonlocal over
+        over = True
+        world.network.mend(*pair)
+
+    toggle(True)
+    return end
+
+
+def slow_link(cluster: Cluster, fault: Fault) -> End:
+    """A link takes up to several election timeouts in one direction."""
+    pair, network = _pair(cluster, fault), cluster.world.network
+    if pair is None:
+        return NOT_NOW
+    network.slow_down(*pair, 0.02 + 1.5 * fault.amount**2)
+    return lambda: network.mend(*pair)
+
+
+def disconnect_client(cluster: Cluster, fault: Fault) -> End:
+    """A client loses its connections."""
+    clients = cluster.clients
+    if not clients:
+        return NOT_NOW
+    clients[int(fault.pick * len(clients))].break_link()
+    return _nothing
+
+
+# --- machines and processes -------------------------------------------------------------------------------------
+
+
+def crash(cluster: Cluster, fault: Fault) -> End:
+    """Power loss."""
+    node = _up(cluster, fault)
+    if node is None:
+        return NOT_NOW
+    node.crash(survive_randomly(_rng(cluster, fault)))
+    return _nothing
+
+
+def crash_leader(cluster: Cluster, fault: Fault) -> End:
+    """Power loss of the leader."""
+    leader = cluster.leader
+    if leader is None:
+        return NOT_NOW
+    leader.crash(survive_randomly(_rng(cluster, fault)))
+    return _nothing
+
+
+def crash_all(cluster: Cluster, fault: Fault) -> End:
+    """Power loss of everything at once."""
+    for node in cluster.running:
+        node.crash()
+    return _nothing
+
+
+def crash_at_operation(cluster: Cluster, fault: Fault) -> End:
+    """Power loss at one of the next writes or syncs of a disk."""
+    node = _up(cluster, fault)
+    if node is None:
+        return NOT_NOW
+    arm(node, "power", after=1 + int(60 * fault.amount**2))
+    return _nothing
+
+
+def crash_at_message(cluster: Cluster, fault: Fault) -> End:
+    """Power loss right after one of the next messages, and before those that were to go with it."""
+    node = _up(cluster, fault)
+    if node is None:
+        return NOT_NOW
+    node.crash_after_messages = 1 + int(20 * fault.amount**2)
+    return _nothing
+
+
+def crash_in_recovery(cluster: Cluster, fault: Fault) -> End:
+    """Power loss, and again while the machine recovers from it."""
+    node = _up(cluster, fault)
+    if node is None:
+        return NOT_NOW
+    node.crash()
+    arm(node, "power", after=1 + int(40 * fault.amount**2))
+    return _nothing
+
+
+def kill(cluster: Cluster, fault: Fault) -> End:
+    """The process is killed, and the machine goes on."""
+    node = _up(cluster, fault)
+    if node is None:
+        return NOT_NOW
+    node.kill()
+    return _nothing
+
+
+def restart(cluster: Cluster, fault: Fault) -> End:
+    """The process is stopped in good order."""
+    node = _up(cluster, fault)
+    if node is None:
+        return NOT_NOW
+    node.stop()
+    return _nothing
+
+
+def pause(cluster: Cluster, fault: Fault) -> End:
+    """The process stands still."""
+    node = _up(cluster, fault)
+    if node is None:
+        return NOT_NOW
+    node.pause()
+    return node.resume
+
+
+# --- disks ------------------------------------------------------------------------------------------------------
+
+
+def write_error(cluster: Cluster, fault: Fault) -> End:
+    """EIO at one of the next writes."""
+    node = _up(cluster, fault)
+    if node is None:
+        return NOT_NOW
+    arm(node, "write", after=1 + int(3 * fault.amount))
+    return _nothing
+
+
+def sync_error(cluster: Cluster, fault: Fault) -> End:
+    """EIO at one of the next syncs; what it was to write is lost, and marked as written."""
+    node = _up(cluster, fault)
+    if node is None:
+        return NOT_NOW
+    arm(node, "sync", after=1 + int(10 * fault.amount))
+    return _nothing
+
+
+def read_error(cluster: Cluster, fault: Fault) -> End:
+    """EIO at one of the next reads."""
+    node = _up(cluster, fault)
+    if node is None:
+        return NOT_NOW
+    arm(node, "read", after=1 + int(5 * fault.amount))
+    return _nothing
+
+
+def full_disk(cluster: Cluster, fault: Fault) -> End:
+    """A disk has little room left, or none."""
+    node = _up(cluster, fault)
+    if node is None:
+        return NOT_NOW
+    left = (0, 4 * KIB, 40 * KIB, 100 * KIB, 200 * KIB)[int(5 * fault.amount)]
+    node.vfs.faults.capacity = used_bytes(node) + left
+
+    def free() -> None:
+        node.vfs.faults.capacity = None
+
+    return free
+
+
+def slow_disk(cluster: Cluster, fault: Fault) -> End:
+    """Each sync takes up to a second more."""
+    node = _up(cluster, fault)
+    if node is None:
+        return NOT_NOW
+    node.slow_sync = fault.amount**2
+
+    def end() -> None:
+        node.slow_sync = 0.0
+
+    return end
+
+
+def stalled_disk(cluster: Cluster, fault: Fault) -> End:
+    """Syncs do not come back."""
+    node = _up(cluster, fault)
+    if node is None:
+        return NOT_NOW
+    node.stall_disk(True)
+    return lambda: node.stall_disk(False)
+
+
+def write_back(cluster: Cluster, fault: Fault) -> End:
+    """A disk writes some of what it was not told to sync, as it may at any time."""
+    node = _up(cluster, fault)
+    if node is None:
+        return NOT_NOW
+    node.vfs.write_back(survive_randomly(_rng(cluster, fault)))
+    return _nothing
+
+
+def bit_rot(cluster: Cluster, fault: Fault) -> End:
+    """A byte of a disk changes while its machine is down."""
+    anywhere = cluster.plan.rules.rot_anywhere
+    node = _choose(cluster.running, fault)
+    if node is None or not (anywhere or may_lose_one(cluster)):
+        return NOT_NOW
+    rng = _rng(cluster, fault)
+    if anywhere:
+        node.crash()
+        rot(node, rng)
+        return _nothing
+    node.rots = rng
+    cluster.at_risk.add(node.id)
+    node.stop()
+    return _nothing
+
+
+# --- clocks and state machines ----------------------------------------------------------------------------------
+
+
+def clock_jump(cluster: Cluster, fault: Fault) -> End:
+    """A wall clock is set wrong."""
+    node = _choose(list(cluster.nodes.values()), fault)
+    if node is None:
+        return NOT_NOW
+    node.wall_offset = (-3600.0, -1.0, 1.0, 60.0, 1e9)[int(5 * fault.amount)]
+
+    def end() -> None:
+        node.wall_offset = 0.0
+
+    return end
+
+
+def clock_drift(cluster: Cluster, fault: Fault) -> End:
+    """A machine's clocks run fast or slow, up to half of what two may run apart."""
+    node = _choose(list(cluster.nodes.values()), fault)
+    if node is None:
+        return NOT_NOW
+    bound = min(0.9, cluster.plan.rules.drift * node.config.lease_drift_max / 2)
+    node.set_clock_rate(1.0 + bound * (2 * fault.amount - 1))
+    return lambda: node.set_clock_rate(1.0)
+
+
+def slow_apply(cluster: Cluster, fault: Fault) -> End:
+    """Each job of a machine's apply thread takes up to two seconds more."""
+    node = _up(cluster, fault)
+    if node is None:
+        return NOT_NOW
+    node.slow_apply = 2 * fault.amount**3
+
+    def end() -> None:
+        node.slow_apply = 0.0
+
+    return end
+
+
+def out_of_memory(cluster: Cluster, fault: Fault) -> End:
+    """`apply` runs out of memory on one machine."""
+    node = _up(cluster, fault)
+    if node is None:
+        return NOT_NOW
+    node.fails_apply = True
+    return _nothing
+
+
+def wipe(cluster: Cluster, fault: Fault) -> End:
+    """A machine loses its disk, and comes back under its old number."""
+    node = _choose(cluster.running, fault)
+    if node is None or not may_lose_one(cluster):
+        return NOT_NOW
+    cluster.at_risk.add(node.id)
+    node.crash()
+    node.wipe()
+    return _nothing
+
+
+def may_lose_one(cluster: Cluster) -> bool:
+    """Whether a disk more may go: three voters at least, and every other one still has its disk and runs."""
+    voters = cluster.voters()
+    return (
+        len(voters) >= 3
+        and not cluster.lost
+        and not cluster.at_risk
+        and not cluster.errands
+        and all(voter in cluster.nodes and cluster.nodes[voter].up for voter in voters)
+    )
+
+
+# --- what operators do ------------------------------------------------------------------------------------------
+
+
+def add_member(cluster: Cluster, fault: Fault) -> End:
+    """A machine joins."""
+    if len(cluster.nodes) >= max_nodes or len(cluster.voters()) >= max_voters or not cluster.voters():
+        return NOT_NOW
+    cluster.send(cluster.joining(cluster.add()))
+    return _nothing
+
+
+def remove_member(cluster: Cluster, fault: Fault) -> End:
+    """A member leaves, the leader perhaps."""
+    members = cluster.members()
+    if len(cluster.voters()) < 2 or cluster.lost:
+        return NOT_NOW
+    cluster.send(cluster.leaving(members[int(fault.pick * len(members))]))
+    return _nothing
+
+
+def replace_member(cluster: Cluster, fault: Fault) -> End:
+    """One member comes and another one goes, in one change of two steps."""
+    members = cluster.members()
+    if len(cluster.voters()) < 2 or len(cluster.nodes) >= max_nodes or cluster.lost:
+        return NOT_NOW
+    node = cluster.add()
+    gone = members[int(fault.pick * len(members))]
+    cluster.admin.ask(
+        requests.ChangeMembership(
+            0,
+            [
+                MemberChange(operation=MemberOperation.ADD_LEARNER, node_id=node.id, address=node.address),
+                MemberChange(operation=MemberOperation.REMOVE, node_id=gone),
+            ],
+        ),
+        timeout=3.0,
+    )
+    return _nothing
+
+
+def transfer(cluster: Cluster, fault: Fault) -> End:
+    """Leadership is to move."""
+    ids = sorted(cluster.nodes)
+    cluster.admin.ask(requests.TransferLeader(0, ids[int(fault.pick * len(ids))]), timeout=2.0)
+    return _nothing
+
+
+def campaign(cluster: Cluster, fault: Fault) -> End:
+    """A machine is told to stand for election."""
+    node = _up(cluster, fault)
+    if node is None:
+        return NOT_NOW
+    node.take_request(("campaign", fault.number), requests.Campaign(1))
+    return _nothing
+
+
+def snapshot(cluster: Cluster, fault: Fault) -> End:
+    """A machine is told to take a snapshot."""
+    node = _up(cluster, fault)
+    if node is None:
+        return NOT_NOW
+    node.take_request(("snapshot", fault.number), requests.ForceSnapshot(1))
+    return _nothing
+
+
+def send_snapshot(cluster: Cluster, fault: Fault) -> End:
+    """A member is sent a snapshot that it does not need."""
+    ids = sorted(cluster.nodes)
+    cluster.admin.ask(requests.ForceSnapshotToPeer(0, ids[int(fault.pick * len(ids))]), timeout=2.0)
+    return _nothing
+
+
+def compact(cluster: Cluster, fault: Fault) -> End:
+    """The state machine is compacted by request."""
+    cluster.admin.ask(requests.CompactRequest(0), timeout=2.0)
+    return _nothing
+
+
+def end_session(cluster: Cluster, fault: Fault) -> End:
+    """A client's session ends while it is used: calls with late answers meet a session that is gone."""
+    clients = cluster.clients
+    if not clients:
+        return NOT_NOW
+    client = clients[int(fault.pick * len(clients))]
+    session = client.machine.session_id
+    if session is None:
+        return NOT_NOW
+    client.ask(requests.SessionEnd(0, session), timeout=2.0)
+    return _nothing
+
+
+def rolling_restart(cluster: Cluster, fault: Fault) -> End:
+    """All machines are restarted, one after the other."""
+    cluster.send(cluster.rolling_restart(upgrade=False))
+    return _nothing
+
+
+def rolling_upgrade(cluster: Cluster, fault: Fault) -> End:
+    """All machines are restarted with the next version of the state machine, one after the other."""
+    if all(version == len(cluster.machines) - 1 for version in cluster.version.values()):
+        return NOT_NOW
+    cluster.send(cluster.rolling_restart(upgrade=True))
+    return _nothing
+
+
+KINDS: dict[str, Callable[[Cluster, Fault], End]] = {
+    "cut link": cut_link,
+    "one-way cut": cut_one_way,
+    "isolated node": isolate_node,
+    "isolated leader": isolate_leader,
+    "split": split,
+    "bridge": bridge,
+    "flapping link": flap,
+    "slow link": slow_link,
+    "client disconnected": disconnect_client,
+    "crash": crash,
+    "leader crash": crash_leader,
+    "crash of all": crash_all,
+    "crash at an operation": crash_at_operation,
+    "crash at a message": crash_at_message,
+    "crash in recovery": crash_in_recovery,
+    "kill": kill,
+    "restart": restart,
+    "pause": pause,
+    "write error": write_error,
+    "sync error": sync_error,
+    "read error": read_error,
+    "full disk": full_disk,
+    "slow disk": slow_disk,
+    "stalled disk": stalled_disk,
+    "written back": write_back,
+    "bit rot": bit_rot,
+    "clock jump": clock_jump,
+    "clock drift": clock_drift,
+    "slow apply": slow_apply,
+    "out of memory": out_of_memory,
+    "wiped node": wipe,
+    "member added": add_member,
+    "member removed": remove_member,
+    "member replaced": replace_member,
+    "leader transfer": transfer,
+    "campaign": campaign,
+    "snapshot": snapshot,
+    "snapshot sent": send_snapshot,
+    "compaction": compact,
+    "session ended": end_session,
+    "rolling restart": rolling_restart,
+    "rolling upgrade": rolling_upgrade,
+}
+"""By the names that profiles give rates to."""
+
+

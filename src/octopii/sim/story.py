@@ -1,0 +1,101 @@
+"""What is told of a run that failed: the rule that broke, the last events of each machine, how to see it again."""
+
+import shlex
+
+import msgspec
+
+from octopii.sim.plan import Plan
+from octopii.sim.trace import Event, Trace
+from octopii.wire.frames import FrameDecoder, WireError
+from octopii.wire.peer_frames import decode_peer_frame
+
+max_detail = 160
+"""Characters of an event that are shown."""
+
+
+class Story(msgspec.Struct, frozen=True, kw_only=True):
+    """A failed run, told."""
+
+    rule: str
+    headline: str
+    command: str
+    """What replays it."""
+    text: str
+
+
+def tell(error: Exception, trace: Trace, plan: Plan, now: float) -> Story:
+    """Tell what happened."""
+    rule = getattr(error, "rule", type(error).__name__)
+    headline = str(error) if str(error).startswith(rule) else f"{rule}: {error}"
+    command = replay_command(plan)
+    lines = [
+        f"seed {plan.seed}, profile {plan.profile}: {headline}",
+        f"at {now:.3f} s, {plan.members} nodes, {plan.clients} clients, {len(plan.faults)} faults planned",
+    ]
+    for node, events in trace.last_events().items():
+        lines.append(f"  node {node}" if node else "  faults")
+        lines += [f"    {event.time:9.4f}  {_shown(event)}" for event in events]
+    lines.append(f"to see it again: {command}")
+    return Story(rule=rule, headline=headline, command=command, text="\n".join(lines))
+
+
+def replay_command(plan: Plan, *, machine: str = "", workload: str = "") -> str:
+    """The command that runs a plan again, as far as it differs from what its seed draws."""
+    from octopii.sim.plan import draw
+
+    words = ["octopii", "sim", "--profile", plan.profile, "--seed", str(plan.seed)]
+    drawn = draw(plan.seed, plan.profile)
+    if plan.members != drawn.members:
+        words += ["--members", str(plan.members)]
+    if plan.rounds != drawn.rounds:
+        words += ["--seconds", repr(sum(plan.rounds))]
+    drawn = draw(plan.seed, plan.profile, seconds=sum(plan.rounds))
+    if plan.faults != drawn.faults:
+        words += ["--faults", ",".join(str(fault.number) for fault in plan.faults) or "none"]
+    for option, value in (("--machine", machine), ("--workload", workload)):
+        if value:
+            words += [option, value]
+    return shlex.join(words)
+
+
+def _shown(event: Event) -> str:
+    if isinstance(event.detail, str):
+        text = f"{event.kind} {event.detail}".rstrip()
+    elif event.kind.startswith("hears "):
+        text = f"{event.kind}: {_message(event)}"
+    else:
+        text = f"{event.kind} ({len(event.detail)} bytes)"
+    return text if len(text) <= max_detail else text[: max_detail - 1] + "…"
+
+
+def _message(event: Event) -> str:
+    """A message between nodes, in words."""
+    assert isinstance(event.detail, bytes)
+    sender = int(event.kind.split()[1])
+    try:
+        messages = [
+            message
+            for frame_type, payload in FrameDecoder(1 << 26).feed(event.detail)
+            for message in decode_peer_frame(frame_type, memoryview(payload), sender=sender, to=event.node)
+        ]
+    except WireError as error:
+        return f"{len(event.detail)} bytes ({error})"
+    return "; ".join(_in_words(message) for message in messages)
+
+
+def _in_words(message: object) -> str:
+    """The fields that differ from their defaults."""
+    if not isinstance(message, msgspec.Struct):
+        return repr(message)
+    parts = []
+    for field in msgspec.structs.fields(message):
+        value = getattr(message, field.name)
+        if field.name in ("sender", "to") or value in (field.default, b"", [], None):
+            continue
+        if field.name == "entries":
+            value = [f"{entry.index}/{entry.term}" for entry in value]
+        if field.name == "type":
+            parts.insert(0, value.name.lower())
+        else:
+            parts.append(f"{field.name}={value!r}")
+    return f"{type(message).__name__} {' '.join(parts)}"
