@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from octopii.cli import calls, certs, demo, member, serve, snapshot, status, wal, wal_demo
+from octopii.cli import calls, certs, demo, member, serve, sim, snapshot, status, wal, wal_demo
 from octopii.cli.exits import EXIT_INTERRUPTED, EXIT_USAGE
 from octopii.errors import OctopiiError
 
@@ -29,6 +29,7 @@ app.command("transfer-leader")(calls.transfer_leader)
 app.add_typer(member.member, name="member")
 app.add_typer(snapshot.snapshot, name="snapshot")
 app.add_typer(certs.certs, name="certs")
+app.command("sim")(sim.sim)
 wal.app.command("demo")(wal_demo.demo)
 app.add_typer(wal.app, name="wal")
 

@@ -5,7 +5,6 @@ nothing while all runs as it should.
 """
 
 import errno
-import importlib
 import json
 import logging
 import secrets
@@ -29,6 +28,7 @@ from octopii.cli.exits import (
     fail,
     one_line_errors,
 )
+from octopii.cli.loading import load_class
 from octopii.config import Config
 from octopii.errors import ConfigError, ShuttingDown
 from octopii.node import BlockingNode
@@ -86,24 +86,7 @@ def set_up_logging(log_format: str) -> None:
 
 def load_machine(name: str) -> StateMachine:
     """Import "package.module:Class" and make one; raises `ConfigError` that says what is wrong."""
-    module_name, colon, class_name = name.partition(":")
-    if not colon or not module_name or not class_name:
-        raise ConfigError(f'--machine is "package.module:Class", not {name!r}', field="machine")
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # a machine beside the place where the command is run
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise ConfigError(
-            f"the module {module_name} of --machine cannot be imported: {type(error).__name__}: {error}; "
-            "it is looked for among the installed packages and in the folder where the command is run",
-            field="machine",
-        ) from error
-    found = getattr(module, class_name, None)
-    if found is None:
-        raise ConfigError(f"the module {module_name} of --machine has no {class_name}", field="machine")
-    if not isinstance(found, type) or not issubclass(found, StateMachine):
-        raise ConfigError(f"{name} is no subclass of octopii.StateMachine, as --machine has to be", field="machine")
+    found = load_class(name, option="--machine", base=StateMachine)
     try:
         return found()
     except Exception as error:

@@ -7,6 +7,7 @@ the operator starts what is down and replaces what is lost. In the quiet the clu
 end every call that is under way, bring all members to the same state, and have everything that was acknowledged.
 """
 
+import copy
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from octopii.sim.cluster import Cluster
 from octopii.sim.faults import KINDS, NOT_NOW
 from octopii.sim.history import Operation
 from octopii.sim.invariants import Checker, Violation
+from octopii.sim.linearizability import Outcome as Verdict
+from octopii.sim.linearizability import check_history
 from octopii.sim.plan import Fault, Plan, draw
 from octopii.sim.story import Story, tell
 from octopii.sim.workload import NextKvStateMachine, User, Workload, default_workload
@@ -37,10 +40,14 @@ settles_within = 60.0
 
 write_timeout = 5.0
 
+max_judging_steps = 200_000
+"""Steps of the linearizability checker for each part of the history; beyond it the verdict is unknown, and counted."""
+
 
 class Outcome(msgspec.Struct, kw_only=True):
-    """What a run came to. `faults` counts what went wrong on purpose by kind; `shown` is a loss that the profile is
-    there to show, None where there was none."""
+    """What a run came to. `faults` counts what went wrong on purpose by kind; `verdict` is the
+    linearizability checker's; `shown` is a loss that the profile is there to show, None where there was none.
+    """
 
     seed: int
     profile: str
@@ -49,15 +56,20 @@ class Outcome(msgspec.Struct, kw_only=True):
     steps: int
     calls: int
     digest: str
+    verdict: str
     faults: dict[str, int]
     shown: str | None = None
 
 
 class SimulationFailed(AssertionError):
-    """A run broke something that must hold; `story` tells it, `rule` names it, `plan` replays it."""
+    """A run broke something that must hold; `story` tells it, `rule` names it, `plan` replays it.
 
-    def __init__(self, story: Story, plan: Plan) -> None:
+    `elapsed` is how many simulated seconds it took to get there.
+    """
+
+    def __init__(self, story: Story, plan: Plan, elapsed: float) -> None:
         super().__init__(story.text)
+        self.elapsed = elapsed
         self.story = story
         self.rule = story.rule
         self.plan = plan
@@ -66,7 +78,7 @@ class SimulationFailed(AssertionError):
 class Simulation:
     """One run of a cluster of `machine`s (a class, or any function that makes one).
 
-    `workload` says what clients do; the key-value machine has one of its own. `upgrade` is the next version of the
+    `workload` makes what says what clients do, a class most often; the machines of the package have one already. `upgrade` is the next version of the
     machine, to which profiles with upgrades restart the nodes. `members`, `seconds` and `faults` cut the plan of the
     seed down: how many nodes, how long the faults go on, which of them by number.
 
@@ -77,7 +89,7 @@ class Simulation:
         self,
         machine: MachineFactory = KvStateMachine,
         *,
-        workload: Workload | None = None,
+        workload: Callable[[], Workload] | None = None,
         seed: int = 0,
         profile: str = "chaos",
         upgrade: MachineFactory | None = None,
@@ -90,22 +102,28 @@ class Simulation:
         if given is None:
             name = getattr(machine, "__name__", repr(machine))
             raise ConfigError(f"say what the clients of {name} do: workload=..., a subclass of octopii.sim.Workload")
-        self.workload = given
+        self.workload: Callable[[], Workload] = given
         if upgrade is None and machine is KvStateMachine:
             upgrade = NextKvStateMachine
         self.factories = (machine,) if upgrade is None else (machine, upgrade)
 
     def run(self) -> Outcome:
         """Run it; raises `SimulationFailed`."""
-        run = Run(self.plan, self.workload, self.factories)
+        run = Run(self.plan, self.workload(), self.factories)
         try:
             run.play()
         except Exception as error:
             story = tell(error, run.world.trace, self.plan, run.world.now)
             if story.rule not in self.plan.rules.may_break:
-                raise SimulationFailed(story, self.plan) from error
+                raise SimulationFailed(story, self.plan, run.world.elapsed) from error
             return run.outcome(shown=story.headline)
         return run.outcome()
+
+    def replay(self, plan: Plan) -> "Simulation":
+        """The same with another plan."""
+        other = copy.copy(self)
+        other.plan = plan
+        return other
 
 
 class Run:
@@ -121,6 +139,7 @@ class Run:
         self.checker.cluster = self.cluster
         self.users: list[User] = []
         self.injected: Counter[str] = Counter()
+        self.verdict = "not judged"
 
     def _maker(self, factory: MachineFactory) -> Callable[[int], StateMachine]:
         return lambda node_id: self.checker.watched(node_id, factory(), self.cluster.nodes)
@@ -162,6 +181,7 @@ class Run:
             steps=world.steps,
             calls=sum(user.calls for user in self.users),
             digest=world.trace.digest,
+            verdict=self.verdict,
             faults=dict(sorted(faults.items())),
             shown=shown,
         )
@@ -273,7 +293,13 @@ class Run:
 
     def _judge(self) -> None:
         """The history of all clients is linearizable."""
-        return
+        model = self.workload.model
+        if model is None:
+            return
+        verdict = check_history(self.history(), model, max_steps=max_judging_steps)
+        if verdict.outcome is Verdict.VIOLATION:
+            raise Violation("linearizability", str(verdict))
+        self.verdict = verdict.outcome.value
 
 
 def _is_final(asked: Asked) -> bool:

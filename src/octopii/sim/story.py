@@ -4,7 +4,7 @@ import shlex
 
 import msgspec
 
-from octopii.sim.plan import Plan
+from octopii.sim.plan import Plan, draw
 from octopii.sim.trace import Event, Trace
 from octopii.wire.frames import FrameDecoder, WireError
 from octopii.wire.peer_frames import decode_peer_frame
@@ -39,10 +39,8 @@ def tell(error: Exception, trace: Trace, plan: Plan, now: float) -> Story:
     return Story(rule=rule, headline=headline, command=command, text="\n".join(lines))
 
 
-def replay_command(plan: Plan, *, machine: str = "", workload: str = "") -> str:
+def replay_command(plan: Plan, *, machine: str = "", workload: str = "", upgrade: str = "") -> str:
     """The command that runs a plan again, as far as it differs from what its seed draws."""
-    from octopii.sim.plan import draw
-
     words = ["octopii", "sim", "--profile", plan.profile, "--seed", str(plan.seed)]
     drawn = draw(plan.seed, plan.profile)
     if plan.members != drawn.members:
@@ -52,7 +50,7 @@ def replay_command(plan: Plan, *, machine: str = "", workload: str = "") -> str:
     drawn = draw(plan.seed, plan.profile, seconds=sum(plan.rounds))
     if plan.faults != drawn.faults:
         words += ["--faults", ",".join(str(fault.number) for fault in plan.faults) or "none"]
-    for option, value in (("--machine", machine), ("--workload", workload)):
+    for option, value in (("--machine", machine), ("--workload", workload), ("--upgrade", upgrade)):
         if value:
             words += [option, value]
     return shlex.join(words)

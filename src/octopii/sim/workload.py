@@ -11,6 +11,7 @@ from octopii.errors import NotApplied
 from octopii.machines import KvStateMachine
 from octopii.sim.client import Asked, SimulatedClient
 from octopii.sim.history import Operation, Query
+from octopii.sim.models import KvModel, Model
 from octopii.sim.world import World
 from octopii.state_machine import StateMachine
 from octopii.wire.call import unwrap
@@ -32,7 +33,7 @@ class Workload:
     query_share = 0.3
     """Share of calls that are queries, where there are any."""
 
-    model: Any = None
+    model: Model | None = None
     """A model of the state machine, by which the history of all calls is judged at the end; None judges nothing."""
 
     def command(self, rng: random.Random) -> bytes:
@@ -56,6 +57,8 @@ class Workload:
 
 class KvWorkload(Workload):
     """Writes, reads and deletes a few keys; each value is written once, so that a read tells which write it saw."""
+
+    model = KvModel()
 
     def __init__(self, *, keys: int = 8) -> None:
         self._keys = [b"key-%d" % number for number in range(keys)]
@@ -198,6 +201,6 @@ class User:
         self.history.append(Operation(self.number, asked.asked_at, asked.ended_at, request, answer))
 
 
-def default_workload(machine: Callable[[], StateMachine]) -> Workload | None:
+def default_workload(machine: Callable[[], StateMachine]) -> Callable[[], Workload] | None:
     """The workload of a machine that comes with the package, or None."""
-    return KvWorkload() if isinstance(machine(), KvStateMachine) else None
+    return KvWorkload if isinstance(machine(), KvStateMachine) else None

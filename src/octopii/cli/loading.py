@@ -1,0 +1,33 @@
+"""Importing what somebody names on the command line: a class of their own, as "package.module:Class"."""
+
+import importlib
+import sys
+from typing import TypeVar
+
+from octopii.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def load_class(name: str, *, option: str, base: type[T]) -> type[T]:
+    """Import a subclass of `base`; raises `ConfigError` that says what is wrong with the option."""
+    field = option.removeprefix("--")
+    module_name, colon, class_name = name.partition(":")
+    if not colon or not module_name or not class_name:
+        raise ConfigError(f'{option} is "package.module:Class", not {name!r}', field=field)
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a module beside the place where the command is run
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise ConfigError(
+            f"the module {module_name} of {option} cannot be imported: {type(error).__name__}: {error}; "
+            "it is looked for among the installed packages and in the folder where the command is run",
+            field=field,
+        ) from error
+    found = getattr(module, class_name, None)
+    if found is None:
+        raise ConfigError(f"the module {module_name} of {option} has no {class_name}", field=field)
+    if not isinstance(found, type) or not issubclass(found, base):
+        raise ConfigError(f"{name} is no subclass of octopii.{base.__name__}, as {option} has to be", field=field)
+    return found
