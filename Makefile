@@ -1,8 +1,9 @@
 # The same commands on a desk and in CI. Each works first on a fresh clone, with nothing there but make and Python 3.11.
 #
 #   make demo    watch it work                     make bench   the budget table, beside its references and peers
-#   make test    the test suite, under 5 minutes   make sim     the heavy simulations
+#   make test    the test suite, under 5 minutes   make sim     1,000 seeds of the simulator, under 15 minutes
 #   make check   format, lint, types, tidiness     make chaos   the heavy tests on real processes and disks
+#                                                  make heavy   the long and large versions of all other tests
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN    := .venv/bin
@@ -16,10 +17,10 @@ else
 seed_option := --randomly-seed=$(SEED)
 endif
 
-.PHONY: demo test check format bench sim chaos install clean
+.PHONY: demo test check format bench sim heavy chaos install clean
 .DEFAULT_GOAL := help
 
-help: ; @sed -n '3,6s/^# \{0,1\}//p' Makefile
+help: ; @sed -n '3,7s/^# \{0,1\}//p' Makefile
 .PHONY: help
 
 install: .venv/.ready
@@ -60,6 +61,9 @@ bench: .venv/.ready-bench
 	$(BIN)/python -m bench $(ARGS)
 
 sim: .venv/.ready
+	$(BIN)/octopii sim --profile all --seeds 1000 --jobs 2 $(ARGS)
+
+heavy: .venv/.ready
 	$(BIN)/python -m pytest -n 2 -m heavy $(seed_option) --ignore=tests/chaos --timeout=7200 $(ARGS)
 
 chaos: .venv/.ready

@@ -2,15 +2,17 @@
 
 import importlib
 import sys
-from typing import TypeVar
+from collections.abc import Callable
+from typing import TypeVar, cast
 
 from octopii.errors import ConfigError
 
 T = TypeVar("T")
 
 
-def load_class(name: str, *, option: str, base: type[T]) -> type[T]:
+def load_class(name: str, *, option: str, base: Callable[..., T]) -> type[T]:
     """Import a subclass of `base`; raises `ConfigError` that says what is wrong with the option."""
+    assert isinstance(base, type)  # typed as what makes one, because an abstract class is none that could be called
     field = option.removeprefix("--")
     module_name, colon, class_name = name.partition(":")
     if not colon or not module_name or not class_name:
@@ -30,4 +32,4 @@ def load_class(name: str, *, option: str, base: type[T]) -> type[T]:
         raise ConfigError(f"the module {module_name} of {option} has no {class_name}", field=field)
     if not isinstance(found, type) or not issubclass(found, base):
         raise ConfigError(f"{name} is no subclass of octopii.{base.__name__}, as {option} has to be", field=field)
-    return found
+    return cast(type[T], found)

@@ -26,7 +26,6 @@ from octopii.sim.plan import draw, profile_of
 from octopii.sim.profiles import GROUPS, PROFILES
 from octopii.sim.shrink import shrink
 from octopii.sim.simulation import Outcome, Simulation, SimulationFailed
-from octopii.sim.story import replay_command
 from octopii.sim.workload import Workload
 from octopii.state_machine import StateMachine
 
@@ -82,15 +81,13 @@ def run_job(job: Job) -> Outcome | Failure:
     try:
         return job.simulation().run()
     except SimulationFailed as failure:
-        return told(failure, job)
+        return told(failure)
 
 
-def told(failure: SimulationFailed, job: Job) -> Failure:
-    """The failure in text, with the command that shows it again for this machine."""
-    story = failure.story
-    command = replay_command(failure.plan, machine=job.machine, workload=job.workload, upgrade=job.upgrade)
-    text = story.text.replace(story.command, command)
-    return Failure(failure.plan.seed, failure.plan.profile, story.headline, command, text)
+def told(failure: SimulationFailed) -> Failure:
+    """The failure in text."""
+    story, plan = failure.story, failure.plan
+    return Failure(plan.seed, plan.profile, story.headline, story.command, story.text)
 
 
 class Summary:
@@ -131,7 +128,16 @@ class Summary:
 
     def _profiles(self) -> Table:
         table = Table(title="Runs", title_justify="left")
-        for heading in ("profile", "seeds", "failed", "simulated hours", "steps", "calls", "not judged", "lost by design"):
+        for heading in (
+            "profile",
+            "seeds",
+            "failed",
+            "simulated hours",
+            "steps",
+            "calls",
+            "not judged",
+            "lost by design",
+        ):
             table.add_column(heading, justify="left" if heading == "profile" else "right")
         failed = Counter(failure.profile for failure in self.failures)
         for name in PROFILES:
@@ -195,7 +201,9 @@ def run_all(jobs: Iterator[Job], count: int, processes: int, summary: Summary) -
 
 
 def sim(
-    machine: Annotated[str, typer.Option(help="The state machine, package.module:Class; the key-value store if none.")] = "",
+    machine: Annotated[
+        str, typer.Option(help="The state machine, package.module:Class; the key-value store if none.")
+    ] = "",
     workload: Annotated[
         str, typer.Option(help="What its clients do: package.module:Class, a subclass of octopii.sim.Workload.")
     ] = "",
@@ -250,5 +258,5 @@ def _shrunk(job: Job, failure: Failure) -> Failure:
     try:
         simulation.run()
     except SimulationFailed as found:
-        return told(shrink(simulation, found), job)
+        return told(shrink(simulation, found))
     return failure

@@ -1,19 +1,35 @@
 """Whole clusters in one thread and from one seed: the code that runs in production, in a world made to go wrong.
 
-    world.py             the clock and the events to come; everything else hangs on it
-    network.py           links between machines: what they lose, repeat, delay, cut
-    node.py              one machine: a disk that outlives crashes, and, while it is up, a replica with its apply thread
-    client.py            a program that calls the cluster
-    trace.py             what happened: a digest of everything, and the last events of each machine
+    from octopii.sim import Simulation
+
+    Simulation(MyMachine, workload=MyWorkload, seed=7, profile="chaos").run()
+
+Only clock, random numbers, network and file system are the simulator's own; replica, Raft core, log, wire and client
+are the ones that run in production. One seed is one run, always the same, in every process.
+
+    simulation.py        one run: rounds of faults, quiet after each, what has to hold
+    workload.py          what clients do; derive from `Workload`
+    profiles.py          what may go wrong, by name
+    plan.py              what one seed has in store
+    faults.py, disk.py   each kind of fault
+    cluster.py           the machines, and the operator who restarts and replaces them
+    invariants.py        what is checked at each step
     history.py           what clients asked and were told
     models.py            what a machine should answer, one call at a time
     linearizability.py   whether a history can be explained by such a machine
-
-Only clock, random numbers, network and file system are the simulator's own. One seed is one run, always the same.
+    story.py, shrink.py  a failure told, and cut down
+    world.py             the clock and the events to come; everything else hangs on it
+    network.py           links between machines: what they lose, repeat, delay, cut
+    node.py              one machine: a disk that outlives crashes, and, while it is up, a replica
+    apply_thread.py      its jobs
+    client.py            a program that calls the cluster
+    trace.py             what happened: a digest of everything, and the last events of each machine
+    pytest_plugin.py     the fixture `simulation`
 """
 
 from octopii.sim.client import Asked, SimulatedClient
 from octopii.sim.history import Operation, Query
+from octopii.sim.invariants import Violation
 from octopii.sim.linearizability import Outcome, Verdict, check_history
 from octopii.sim.models import (
     CompositeModel,
@@ -27,14 +43,20 @@ from octopii.sim.models import (
 )
 from octopii.sim.network import Network, Weather
 from octopii.sim.node import Node
+from octopii.sim.profiles import PROFILES
+from octopii.sim.shrink import shrink
+from octopii.sim.simulation import Report, Simulation, SimulationFailed
 from octopii.sim.trace import Trace
+from octopii.sim.workload import KvWorkload, Workload
 from octopii.sim.world import Observer, World
 
 __all__ = [
+    "PROFILES",
     "Asked",
     "CompositeModel",
     "CounterModel",
     "KvModel",
+    "KvWorkload",
     "MachineModel",
     "Model",
     "Network",
@@ -46,10 +68,16 @@ __all__ = [
     "QueueModel",
     "RegisterModel",
     "RegistryModel",
+    "Report",
     "SimulatedClient",
+    "Simulation",
+    "SimulationFailed",
     "Trace",
     "Verdict",
+    "Violation",
     "Weather",
+    "Workload",
     "World",
     "check_history",
+    "shrink",
 ]

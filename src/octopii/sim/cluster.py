@@ -17,7 +17,10 @@ from octopii.sim.world import World
 from octopii.state_machine import StateMachine
 from octopii.wire.requests import ChangeMembership, MemberChange, MemberOperation, Request
 
-Errand = Generator[Request | float, Asked | None, None]
+Wanted = Request | float
+"""What an errand asks for: a request's outcome, or that many seconds."""
+
+Errand = Generator[Wanted, Asked | None, None]
 
 starts_after = (0.05, 2.5)
 """Seconds until what has ended is started again."""
@@ -206,7 +209,7 @@ class Cluster:
         else:
             call.on_end = lambda ended: self._go_on(errand, ended)
 
-    def change(self, *changes: MemberChange, done: Callable[[], bool]) -> Generator[Request | float, Asked | None, bool]:
+    def change(self, *changes: MemberChange, done: Callable[[], bool]) -> Generator[Wanted, Asked | None, bool]:
         """Ask for a membership change until it is there; False when the cluster says that it makes no sense."""
         for _ in range(200):
             if done():
@@ -293,5 +296,3 @@ class Cluster:
                 if node.up and not node.stopping:
                     break
         self.rolling = False
-
-

@@ -46,7 +46,7 @@ class DiskTrouble:
         self._node = node
         self._armed: list[Armed] = []
         self._armed_reads: list[Armed] = []
-        self._has_power = True
+        self.has_power = True
 
     def arm(self, armed: Armed) -> None:
         """Wait for an operation."""
@@ -64,7 +64,7 @@ class DiskTrouble:
         self._meet(self._armed_reads, operation)
 
     def _meet(self, waiting: list[Armed], operation: Operation) -> None:
-        if not self._has_power:
+        if not self.has_power:
             raise PowerLoss  # nor does what a handler on the way out does reach the disk
         for armed in waiting:
             if armed.meets(operation):
@@ -73,7 +73,7 @@ class DiskTrouble:
                 detail = f"{armed.trouble} error at {operation.kind} {operation.path}"
                 node.world.trace.note(node.world.now, node.id, "disk", detail)
                 if armed.trouble == "power":
-                    self._has_power = False
+                    self.has_power = False
                     raise PowerLoss
                 raise OSError(errno.EIO, os.strerror(errno.EIO), operation.path)
 
@@ -88,13 +88,22 @@ def arm(node: "Node", trouble: Trouble, *, after: int) -> None:
     hook.arm(Armed(trouble, after))
 
 
+def has_power(node: "Node") -> bool:
+    """Whether the machine's power is on; when it went, what a program does on its way out reaches nothing."""
+    hook = getattr(node.vfs.faults.before, "__self__", None)
+    return not isinstance(hook, DiskTrouble) or hook.has_power
+
+
 def used_bytes(node: "Node") -> int:
     """Bytes that a machine's files have."""
     return node.vfs.used_bytes()
 
 
-def rot(node: "Node", rng: random.Random) -> None:
-    """Change one bit of what a machine's disk holds; bytes that are zero are passed over, most hold nothing."""
+def rot(node: "Node", rng: random.Random, where: bytes = b"") -> None:
+    """Change one bit of what a machine's disk holds, where it holds certain bytes if it does.
+
+    Bytes that are zero are passed over, most of them hold nothing.
+    """
     vfs, folder = node.vfs, str(node.config.wal_path)
     if not vfs.exists(folder):
         return
@@ -102,11 +111,20 @@ def rot(node: "Node", rng: random.Random) -> None:
     sizes = [len(vfs.contents(path)) for path in paths]
     if not any(sizes):
         return
+    for path in paths:
+        position = vfs.contents(path).rfind(where) if where else -1
+        if position >= 0:
+            _flip(node, path, position + rng.randrange(len(where)), rng)
+            return
     (path,) = rng.choices(paths, sizes)
     data = vfs.contents(path)
     for _ in range(1000):
         position = rng.randrange(len(data))
         if data[position]:
-            vfs.flip(path, position, 1 << rng.randrange(8))
-            node.world.trace.note(node.world.now, node.id, "rots", f"{path} at byte {position}")
+            _flip(node, path, position, rng)
             return
+
+
+def _flip(node: "Node", path: str, position: int, rng: random.Random) -> None:
+    node.vfs.flip(path, position, 1 << rng.randrange(8))
+    node.world.trace.note(node.world.now, node.id, "rots", f"{path} at byte {position}")

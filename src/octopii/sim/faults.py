@@ -10,9 +10,10 @@ from typing import TypeAlias
 
 from octopii.sim.cluster import Cluster, max_nodes, max_voters
 from octopii.sim.disk import arm, rot, used_bytes
+from octopii.sim.invariants import entries_of
 from octopii.sim.node import Node
 from octopii.sim.plan import KIB, Fault
-from octopii.walrus.faults import survive_randomly
+from octopii.walrus.faults import survive_all, survive_randomly
 from octopii.wire import requests
 from octopii.wire.requests import MemberChange, MemberOperation
 
@@ -328,14 +329,15 @@ def write_back(cluster: Cluster, fault: Fault) -> End:
 
 def bit_rot(cluster: Cluster, fault: Fault) -> End:
     """A byte of a disk changes while its machine is down."""
-    anywhere = cluster.plan.rules.rot_anywhere
     node = _choose(cluster.running, fault)
-    if node is None or not (anywhere or may_lose_one(cluster)):
+    if node is None or not may_lose_one(cluster):
         return NOT_NOW
     rng = _rng(cluster, fault)
-    if anywhere:
-        node.crash()
-        rot(node, rng)
+    if cluster.plan.rules.rot_anywhere:
+        last = node.replica.store.last_index()
+        newest = [entry.data for entry in entries_of(node, last, last)] if rng.random() < 0.8 else []
+        node.crash(survive_all)
+        rot(node, rng, newest[0] if newest else b"")
         return _nothing
     node.rots = rng
     cluster.at_risk.add(node.id)
@@ -564,5 +566,3 @@ KINDS: dict[str, Callable[[Cluster, Fault], End]] = {
     "rolling upgrade": rolling_upgrade,
 }
 """By the names that profiles give rates to."""
-
-

@@ -14,6 +14,7 @@ from octopii.replica.applier import Applier
 from octopii.replica.replica import Replica
 from octopii.replica.work import PeerOutput
 from octopii.sim.apply_thread import ApplyThread
+from octopii.sim.disk import has_power
 from octopii.state_machine import StateMachine
 from octopii.walrus.faults import PowerLoss, Survives, survive_randomly
 from octopii.walrus.memory_vfs import MemoryFileSystem
@@ -129,7 +130,12 @@ class Node:
         except PowerLoss:
             self.crash()
             return
-        except (OctopiiError, OSError) as error:
+        except Exception as error:
+            if not has_power(self):
+                self.crash()
+                return
+            if not isinstance(error, OctopiiError | OSError):
+                raise
             world.trace.note(world.now, self.id, "does not start", f"{type(error).__name__}: {error}")
             self.start_error = error
             self.vfs.end_process()

@@ -91,7 +91,7 @@ def draw(
         profile=name,
         members=drawn_members,
         clients=rng.randint(1, 4),
-        pause=rng.choice((0.02, 0.1, 0.1, 0.4)),
+        pause=rng.choice((0.05, 0.1, 0.2, 0.5)),
         rounds=rounds,
         loss=rng.choice((0.0, 0.3, 1.0)) * rules.loss,
         repeat=rng.choice((0.0, 0.3, 1.0)) * rules.repeat,

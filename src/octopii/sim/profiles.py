@@ -7,37 +7,37 @@ leaves out some kinds altogether, because what never happens together never show
 import msgspec
 
 CONNECTIVITY = {
-    "cut link": 6.0,
-    "one-way cut": 4.0,
-    "isolated node": 4.0,
-    "isolated leader": 3.0,
-    "split": 3.0,
-    "bridge": 2.0,
-    "flapping link": 2.0,
-    "slow link": 4.0,
-    "client disconnected": 6.0,
+    "cut link": 12.0,
+    "one-way cut": 8.0,
+    "isolated node": 8.0,
+    "isolated leader": 6.0,
+    "split": 6.0,
+    "bridge": 4.0,
+    "flapping link": 4.0,
+    "slow link": 8.0,
+    "client disconnected": 12.0,
 }
 CRASHES = {
-    "crash": 6.0,
-    "leader crash": 4.0,
-    "crash of all": 1.5,
-    "crash at an operation": 8.0,
-    "crash at a message": 6.0,
-    "crash in recovery": 4.0,
-    "kill": 4.0,
-    "restart": 3.0,
-    "pause": 5.0,
+    "crash": 12.0,
+    "leader crash": 8.0,
+    "crash of all": 3.0,
+    "crash at an operation": 16.0,
+    "crash at a message": 12.0,
+    "crash in recovery": 8.0,
+    "kill": 8.0,
+    "restart": 6.0,
+    "pause": 10.0,
 }
 DISKS = {
-    "write error": 2.0,
-    "sync error": 3.0,
-    "read error": 1.0,
-    "full disk": 4.0,
-    "slow disk": 5.0,
-    "stalled disk": 3.0,
-    "written back": 4.0,
+    "write error": 4.0,
+    "sync error": 6.0,
+    "read error": 2.0,
+    "full disk": 8.0,
+    "slow disk": 10.0,
+    "stalled disk": 6.0,
+    "written back": 8.0,
 }
-CLOCKS = {"clock jump": 8.0, "clock drift": 8.0}
+CLOCKS = {"clock jump": 16.0, "clock drift": 16.0}
 MACHINES = {"slow apply": 4.0, "out of memory": 2.0}
 LOSSES = {"wiped node": 2.0, "bit rot": 2.0}
 MEMBERS = {"member added": 6.0, "member removed": 4.0, "member replaced": 3.0, "leader transfer": 6.0, "campaign": 2.0}
@@ -109,10 +109,10 @@ PROFILES: dict[str, Profile] = {
     ),
     "chaos": Profile(
         summary="everything at once",
-        rates=_scaled(CONNECTIVITY, 0.35)
-        | _scaled(CRASHES, 0.4)
-        | _scaled(DISKS, 0.4)
-        | _scaled(CLOCKS, 0.4)
+        rates=_scaled(CONNECTIVITY, 0.175)
+        | _scaled(CRASHES, 0.2)
+        | _scaled(DISKS, 0.2)
+        | _scaled(CLOCKS, 0.2)
         | _scaled(MEMBERS, 0.4)
         | MACHINES
         | LOSSES

@@ -1,8 +1,8 @@
 """Cutting a failing run down: the same rule broken with less time, fewer machines, fewer faults.
 
-Each step runs the simulation again with a smaller plan and keeps it when the same rule breaks. Faults are halved first
-and then taken out in ever smaller groups (delta debugging; Zeller and Hildebrandt, 2002). The number of runs is limited;
-the smallest plan so far is the result.
+Each step runs the simulation again with a smaller plan and keeps it when the same rule breaks. Faults are taken out in
+ever smaller groups (delta debugging; Zeller and Hildebrandt, 2002). The number of runs is limited; the smallest plan so
+far is the result.
 """
 
 import msgspec

@@ -24,7 +24,7 @@ from octopii.sim.invariants import Checker, Violation
 from octopii.sim.linearizability import Outcome as Verdict
 from octopii.sim.linearizability import check_history
 from octopii.sim.plan import Fault, Plan, draw
-from octopii.sim.story import Story, tell
+from octopii.sim.story import Names, Story, name_of, tell
 from octopii.sim.workload import NextKvStateMachine, User, Workload, default_workload
 from octopii.sim.world import World
 from octopii.state_machine import StateMachine
@@ -45,8 +45,9 @@ max_judging_steps = 200_000
 
 
 class Outcome(msgspec.Struct, kw_only=True):
-    """What a run came to. `faults` counts what went wrong on purpose by kind; `verdict` is the
-    linearizability checker's; `shown` is a loss that the profile is there to show, None where there was none.
+    """What a run came to. `faults` counts what went wrong on purpose, by kind.
+
+    `verdict` is the linearizability checker's; `shown` is a loss that the profile is there to show, None for none.
     """
 
     seed: int
@@ -78,9 +79,9 @@ class SimulationFailed(AssertionError):
 class Simulation:
     """One run of a cluster of `machine`s (a class, or any function that makes one).
 
-    `workload` makes what says what clients do, a class most often; the machines of the package have one already. `upgrade` is the next version of the
-    machine, to which profiles with upgrades restart the nodes. `members`, `seconds` and `faults` cut the plan of the
-    seed down: how many nodes, how long the faults go on, which of them by number.
+    `workload` makes what says what clients do, a class most often; the machines of the package have one already.
+    `upgrade` is the next version of the machine, to which profiles with upgrades restart the nodes. `members`,
+    `seconds` and `faults` cut the plan of the seed down: how many nodes, how long the faults go on, which by number.
 
     Raises `ConfigError` for a profile that does not exist and for a machine without a workload.
     """
@@ -105,6 +106,11 @@ class Simulation:
         self.workload: Callable[[], Workload] = given
         if upgrade is None and machine is KvStateMachine:
             upgrade = NextKvStateMachine
+        self.names = Names(
+            machine="" if machine is KvStateMachine else name_of(machine),
+            workload=name_of(workload),
+            upgrade="" if upgrade is NextKvStateMachine else name_of(upgrade),
+        )
         self.factories = (machine,) if upgrade is None else (machine, upgrade)
 
     def run(self) -> Outcome:
@@ -113,7 +119,7 @@ class Simulation:
         try:
             run.play()
         except Exception as error:
-            story = tell(error, run.world.trace, self.plan, run.world.now)
+            story = tell(error, run.world.trace, self.plan, run.world.now, self.names)
             if story.rule not in self.plan.rules.may_break:
                 raise SimulationFailed(story, self.plan, run.world.elapsed) from error
             return run.outcome(shown=story.headline)

@@ -23,11 +23,32 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     text: str
 
 
-def tell(error: Exception, trace: Trace, plan: Plan, now: float) -> Story:
+class Names(msgspec.Struct, frozen=True, kw_only=True):
+    """What the parts of a simulation are called, as "package.module:Class"; empty where the default is meant."""
+
+    machine: str = ""
+    workload: str = ""
+    upgrade: str = ""
+
+    @property
+    def importable(self) -> bool:
+        """Whether another process can find them."""
+        names = (self.machine, self.workload, self.upgrade)
+        return not any(name.startswith("__main__:") or "<" in name for name in names)
+
+
+def name_of(part: object) -> str:
+    """The name of a class or function for a command line; empty for None."""
+    if part is None:
+        return ""
+    return f"{getattr(part, '__module__', '<unknown>')}:{getattr(part, '__qualname__', '<unnamed>')}"
+
+
+def tell(error: Exception, trace: Trace, plan: Plan, now: float, names: Names) -> Story:
     """Tell what happened."""
     rule = getattr(error, "rule", type(error).__name__)
     headline = str(error) if str(error).startswith(rule) else f"{rule}: {error}"
-    command = replay_command(plan)
+    command = replay_command(plan, names) if names.importable else replay_call(plan, names)
     lines = [
         f"seed {plan.seed}, profile {plan.profile}: {headline}",
         f"at {now:.3f} s, {plan.members} nodes, {plan.clients} clients, {len(plan.faults)} faults planned",
@@ -39,21 +60,42 @@ def tell(error: Exception, trace: Trace, plan: Plan, now: float) -> Story:
     return Story(rule=rule, headline=headline, command=command, text="\n".join(lines))
 
 
-def replay_command(plan: Plan, *, machine: str = "", workload: str = "", upgrade: str = "") -> str:
-    """The command that runs a plan again, as far as it differs from what its seed draws."""
-    words = ["octopii", "sim", "--profile", plan.profile, "--seed", str(plan.seed)]
+def _cuts(plan: Plan) -> dict[str, object]:
+    """How a plan was cut down from what its seed draws."""
+    cuts: dict[str, object] = {}
     drawn = draw(plan.seed, plan.profile)
     if plan.members != drawn.members:
-        words += ["--members", str(plan.members)]
+        cuts["members"] = plan.members
     if plan.rounds != drawn.rounds:
-        words += ["--seconds", repr(sum(plan.rounds))]
-    drawn = draw(plan.seed, plan.profile, seconds=sum(plan.rounds))
+        cuts["seconds"] = sum(plan.rounds)
+        drawn = draw(plan.seed, plan.profile, seconds=sum(plan.rounds))
     if plan.faults != drawn.faults:
-        words += ["--faults", ",".join(str(fault.number) for fault in plan.faults) or "none"]
-    for option, value in (("--machine", machine), ("--workload", workload), ("--upgrade", upgrade)):
+        cuts["faults"] = frozenset(fault.number for fault in plan.faults)
+    return cuts
+
+
+def replay_command(plan: Plan, names: Names) -> str:
+    """The command that runs a plan again."""
+    words = ["octopii", "sim", "--profile", plan.profile, "--seed", str(plan.seed)]
+    for option, value in (("--machine", names.machine), ("--workload", names.workload), ("--upgrade", names.upgrade)):
         if value:
             words += [option, value]
+    for cut, number in _cuts(plan).items():
+        text = ",".join(map(str, sorted(number))) or "none" if isinstance(number, frozenset) else str(number)
+        words += [f"--{cut}", text]
     return shlex.join(words)
+
+
+def replay_call(plan: Plan, names: Names) -> str:
+    """The same in Python, for classes that no other process could import."""
+    arguments = [names.machine.partition(":")[2]] if names.machine else []
+    for keyword, name in (("workload", names.workload), ("upgrade", names.upgrade)):
+        if name:
+            arguments.append(f"{keyword}={name.partition(':')[2]}")
+    arguments += [f"seed={plan.seed}", f"profile={plan.profile!r}"]
+    for cut, number in _cuts(plan).items():
+        arguments.append(f"{cut}=frozenset({sorted(number)})" if isinstance(number, frozenset) else f"{cut}={number}")
+    return f"Simulation({', '.join(arguments)}).run()"
 
 
 def _shown(event: Event) -> str:
@@ -85,7 +127,7 @@ def _in_words(message: object) -> str:
     """The fields that differ from their defaults."""
     if not isinstance(message, msgspec.Struct):
         return repr(message)
-    parts = []
+    parts: list[str] = []
     for field in msgspec.structs.fields(message):
         value = getattr(message, field.name)
         if field.name in ("sender", "to") or value in (field.default, b"", [], None):

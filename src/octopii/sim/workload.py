@@ -118,7 +118,14 @@ class User:
     """One client at work, from `begin` until `end`."""
 
     def __init__(
-        self, world: World, number: int, client: SimulatedClient, *, workload: Workload, pause: float, rng: random.Random
+        self,
+        world: World,
+        number: int,
+        client: SimulatedClient,
+        *,
+        workload: Workload,
+        pause: float,
+        rng: random.Random,
     ) -> None:
         self.number = number
         self.client = client
@@ -128,6 +135,7 @@ class User:
         self._workload = workload
         self._pause = pause
         self._rng = rng
+        self._query_share = rng.choice((workload.query_share, workload.query_share, 0.95))  # some do little but ask
         self._open = 0
         self._round = 0
 
@@ -156,7 +164,7 @@ class User:
     def call(self, *, timeout: float) -> None:
         """Make one call, chosen by the workload."""
         rng, workload = self._rng, self._workload
-        if rng.random() < workload.query_share:
+        if rng.random() < self._query_share:
             query = workload.query(rng)
             if query is not None:
                 consistency = Consistency.LEASE if rng.random() < 0.4 else Consistency.LINEARIZABLE
