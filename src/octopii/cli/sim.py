@@ -25,7 +25,7 @@ from octopii.machines import KvStateMachine
 from octopii.sim.plan import draw, profile_of
 from octopii.sim.profiles import GROUPS, PROFILES
 from octopii.sim.shrink import shrink
-from octopii.sim.simulation import Outcome, Simulation, SimulationFailed
+from octopii.sim.simulation import Report, Simulation, SimulationFailed
 from octopii.sim.workload import Workload
 from octopii.state_machine import StateMachine
 
@@ -75,7 +75,7 @@ class Failure(msgspec.Struct, frozen=True):
     text: str
 
 
-def run_job(job: Job) -> Outcome | Failure:
+def run_job(job: Job) -> Report | Failure:
     """Run one seed; the log of the simulated nodes is not shown."""
     logging.disable(logging.CRITICAL)
     try:
@@ -94,13 +94,13 @@ class Summary:
     """What all seeds came to."""
 
     def __init__(self) -> None:
-        self.outcomes: dict[str, list[Outcome]] = {}
+        self.outcomes: dict[str, list[Report]] = {}
         self.failures: list[Failure] = []
         self.faults: Counter[str] = Counter()
         self.steps = 0
         self.began = time.monotonic()
 
-    def add(self, result: Outcome | Failure) -> None:
+    def add(self, result: Report | Failure) -> None:
         """One seed more."""
         if isinstance(result, Failure):
             self.failures.append(result)
@@ -159,7 +159,7 @@ class Summary:
         return table
 
 
-def _row(runs: list[Outcome], failed: int) -> list[str]:
+def _row(runs: list[Report], failed: int) -> list[str]:
     return [
         f"{len(runs) + failed:,}",
         f"{failed:,}",
@@ -178,7 +178,7 @@ def run_all(jobs: Iterator[Job], count: int, processes: int, summary: Summary) -
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("seeds", total=count)
 
-        def note(result: Outcome | Failure) -> None:
+        def note(result: Report | Failure) -> None:
             summary.add(result)
             failed = f", {len(summary.failures)} failed" if summary.failures else ""
             progress.update(bar, advance=1, description=f"{summary.steps_per_second:,.0f} steps/s{failed}")
@@ -189,7 +189,7 @@ def run_all(jobs: Iterator[Job], count: int, processes: int, summary: Summary) -
             return
         # A fresh interpreter for each: a fork would copy the threads' locks of this one, in whatever state they are.
         with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-            under_way: set[Future[Outcome | Failure]] = set()
+            under_way: set[Future[Report | Failure]] = set()
             while True:
                 room = seeds_ahead * processes - len(under_way)
                 under_way |= {pool.submit(run_job, job) for job in islice(jobs, room)}

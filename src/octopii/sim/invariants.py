@@ -12,7 +12,8 @@ Beside the replicas a *reference* applies the log: one applier on a fresh machin
 takes a snapshot. A replica's state has to be the reference's at the same index.
 """
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
@@ -23,7 +24,7 @@ from octopii.replica.jobs import Applied, ApplyJob, Job, Restored, RestoreJob, R
 from octopii.replica.work import PeerOutput
 from octopii.sim.node import MachineMaker, Node
 from octopii.sim.world import Observer
-from octopii.state_machine import SnapshotSource, StateMachine
+from octopii.state_machine import Place, SnapshotSource, StateMachine
 from octopii.wire.codec import CallGroup, decode_entry
 
 full_check_steps = 1000
@@ -33,6 +34,9 @@ max_disk_bytes = 16 << 20
 """What a machine's files may have together: many times what the settings of a simulated cluster allow to pile up."""
 
 read_bytes = 1 << 20
+
+After = Callable[[Place, bytes, object], None]
+"""Told of a command that was applied: its place, the command, and what it came to."""
 
 
 class Violation(AssertionError):
@@ -87,10 +91,11 @@ class Checker(Observer):
         self.entries: dict[tuple[int, int], Known] = {}
         self.committed: dict[int, tuple[int, int]] = {}  # index -> (term of the entry, term in which it was first seen)
         self.commit = 0
-        self.outcomes: dict[tuple[int, int], tuple[bytes, Any]] = {}
+        self.came_to: dict[tuple[int, int], tuple[bytes, object]] = {}
         self.memberships: dict[int, object] = {}
         self.steps = 0
-        self.reference = Reference(reference)
+        self._held: Violation | None = None
+        self.reference = Reference(reference, lambda *applied: self._applied(0, *applied))
 
     # --- hooks --------------------------------------------------------------------------------------------------
 
@@ -165,6 +170,8 @@ class Checker(Observer):
         if isinstance(job, ApplyJob):
             assert isinstance(result, Applied)
             self.reference.follow(job)
+            if self._held is not None:
+                raise self._held
             if result.index < view.applied:
                 self._fail(node, "applied index", f"went back from {view.applied} to {result.index}")
             view.applied = result.index
@@ -303,40 +310,35 @@ class Checker(Observer):
     # --- state machines -----------------------------------------------------------------------------------------
 
     def watched(self, node_id: int, machine: StateMachine, nodes: dict[int, Node]) -> StateMachine:
-        """Look on as a machine applies: the same commands and answers at the same places everywhere."""
-        right, clock = machine.apply, machine.clock
+        """Look on as a replica's machine applies."""
 
-        def apply(command: bytes) -> bytes:
+        def before(place: Place) -> None:
             node = nodes[node_id]
             if node.fails_apply:
                 node.fails_apply = False
                 raise MemoryError
-            place = clock.place
             view = self.views[node_id]
             if place.time < view.time:
-                self._fail(node, "clock", f"replicated time went back from {view.time} to {place.time}")
+                detail = f"on node {node_id} replicated time went back from {view.time} to {place.time}"
+                self._hold(Violation("clock", detail, node=node_id))
             view.time = place.time
-            try:
-                answer: Any = right(command)
-            except CommandError as refusal:
-                self._applied(node, (place.index, place.position), command, f"refused: {refusal}")
-                raise
-            except local_exceptions:
-                raise
-            except Exception as error:
-                self._applied(node, (place.index, place.position), command, f"raised {type(error).__name__}")
-                raise
-            self._applied(node, (place.index, place.position), command, answer)
-            return answer  # type: ignore[no-any-return]
 
-        machine.apply = apply  # type: ignore[method-assign]
+        watch(machine, before, lambda place, command, came_to: self._applied(node_id, place, command, came_to))
         return machine
 
-    def _applied(self, node: Node, place: tuple[int, int], command: bytes, outcome: Any) -> None:
-        known = self.outcomes.setdefault(place, (command, outcome))
-        if known != (command, outcome):
-            detail = f"entry {place[0]}, command {place[1]}: {command!r} came to {outcome!r} on node {node.id}; "
-            self._fail(node, "state-machine safety", detail + f"before, {known[0]!r} came to {known[1]!r}")
+    def _applied(self, node_id: int, place: Place, command: bytes, came_to: object) -> None:
+        """The same commands and answers at the same places everywhere."""
+        known = self.came_to.setdefault((place.index, place.position), (command, came_to))
+        if known != (command, came_to):
+            who = f"node {node_id}" if node_id else "the reference"
+            detail = f"entry {place.index}, command {place.position}: {command!r} came to {came_to!r} on {who}; "
+            detail += f"elsewhere {known[0]!r} came to {known[1]!r}"
+            self._hold(Violation("state-machine safety", detail, node=node_id))
+
+    def _hold(self, violation: Violation) -> None:
+        """Keep what was found in the midst of `apply`, whose exceptions are answers, until the job is done."""
+        if self._held is None:
+            self._held = violation
 
     def compare_with_reference(self, node: Node) -> None:
         """A replica at the reference's index has its sessions, members and time; see `compare_states` for the rest."""
@@ -394,18 +396,12 @@ class Checker(Observer):
 class Reference:
     """One applier beside the cluster that follows the log as far as any replica has applied it."""
 
-    def __init__(self, maker: MachineMaker) -> None:
+    def __init__(self, maker: MachineMaker, after: After) -> None:
         machine = maker()
         self.applier = Applier(machine, timer=lambda: 0.0)
         self._executed: list[int] = []  # positions in the entry that is being applied
         self._calls: set[tuple[int, int]] = set()
-        right, clock = machine.apply, machine.clock
-
-        def apply(command: bytes) -> bytes:
-            self._executed.append(clock.place.position)
-            return right(command)
-
-        machine.apply = apply  # type: ignore[method-assign]
+        watch(machine, lambda place: self._executed.append(place.position), after)
 
     @property
     def index(self) -> int:
@@ -436,6 +432,29 @@ class Reference:
                         raise Violation("at most once", detail)
                     self._calls.add((item.session, number))
                 position += 1
+
+
+def watch(machine: StateMachine, before: Callable[[Place], None], after: After) -> None:
+    """Call `before` and `after` each command that a machine applies, with its place and what it came to."""
+    right, clock = machine.apply, machine.clock
+
+    def apply(command: bytes) -> bytes:
+        place = clock.place
+        before(place)
+        try:
+            answer = right(command)
+        except CommandError as refusal:
+            after(place, command, f"refused: {refusal}")
+            raise
+        except local_exceptions:
+            raise
+        except Exception as error:
+            after(place, command, f"raised {type(error).__name__}")
+            raise
+        after(place, command, answer)
+        return answer
+
+    machine.apply = apply  # type: ignore[method-assign]
 
 
 def snapshot_of(machine: StateMachine) -> bytes:

@@ -15,10 +15,11 @@ from octopii.replica.replica import Replica
 from octopii.replica.work import PeerOutput
 from octopii.sim.apply_thread import ApplyThread
 from octopii.sim.disk import has_power
+from octopii.sim.stopping import OrderlyStop
+from octopii.sim.sync_thread import SyncThread
 from octopii.state_machine import StateMachine
 from octopii.walrus.faults import PowerLoss, Survives, survive_randomly
 from octopii.walrus.memory_vfs import MemoryFileSystem
-from octopii.walrus.ticket import SyncTicket
 from octopii.wire.requests import Reply, Request, decode_reply, decode_request, encode_reply, encode_request
 
 if TYPE_CHECKING:
@@ -33,9 +34,6 @@ START_WALL = 1_700_000_000 * 10**9
 block_bytes = 4096
 segment_blocks = 64
 """Geometry of the logs: small, so that a short run crosses many blocks and segments."""
-
-stop_patience = 5
-"""Election timeouts that a stop waits for a hand-over and for the disk."""
 
 closes_after = (0.001, 0.01)
 """Seconds after which the peers of a machine that went down notice."""
@@ -71,15 +69,15 @@ class Node:
         self.reply_to: dict[object, Callable[[Reply], None]] = {}
         self._clock_base = world.now, world.now
         self._apply = ApplyThread(self)
-        self._waiting_sync: SyncTicket | None = None
-        self._stopping = False
+        self.syncs = SyncThread(self)
+        self.stop_under_way: OrderlyStop | None = None
         self._backlog: list[Callable[[], None]] = []
         world.nodes[self.id] = self
 
     @property
     def stopping(self) -> bool:
         """Whether the machine is stopping in good order."""
-        return self._stopping
+        return self.stop_under_way is not None and self.stop_under_way.takes_nothing_in
 
     @property
     def machine(self) -> StateMachine:
@@ -148,7 +146,7 @@ class Node:
     def crash(self, survives: Survives | None = None) -> None:
         """Lose power: memory is gone, and of what was not synced whatever the chooser does not let survive."""
         self.world.trace.note(self.world.now, self.id, "loses power")
-        self._down()
+        self.go_down()
         self.vfs.faults.before = self.vfs.faults.before_read = None
         self.vfs.crash(survives or self.survives or survive_randomly(self.world.rng))
 
@@ -156,39 +154,8 @@ class Node:
         """Begin to stop in good order: hand leadership over, finish the sync under way, close the log."""
         assert self.up
         self.world.trace.note(self.world.now, self.id, "begins to stop")
-        deadline = self.world.now + stop_patience * self.config.election_timeout
-        if self.replica.leadership.is_leader and self.replica.upkeep.hand_over("it is shutting down"):
-            self.enter(lambda: None)
-        self._stop_when_handed_over(deadline)
-
-    def _stop_when_handed_over(self, deadline: float) -> None:
-        if not self.up:
-            return
-        if self.replica.leadership.is_leader and self.replica.other_voters and self.world.now < deadline:
-            self.later(self.config.tick_interval, lambda: self._stop_when_handed_over(deadline))
-            return
-        self._stopping = True  # nothing is taken in from here on, or it might begin another sync
-        if self._waiting_sync is None:
-            self._close()
-        else:
-            self.later(max(0.0, deadline - self.world.now), self._stop_at_once)
-
-    def _close(self) -> None:
-        try:
-            self.replica.close()
-        except PowerLoss:
-            self.crash()
-        except (OctopiiError, OSError) as error:
-            self._break(error)
-        else:
-            self.world.trace.note(self.world.now, self.id, "has stopped")
-            self.stopped = True
-            self._down()
-
-    def _stop_at_once(self) -> None:
-        """The disk stands still: the process ends, and the next start recovers as after a crash."""
-        self.world.trace.note(self.world.now, self.id, "stops with a sync under way")
-        self._end_process()
+        self.stop_under_way = OrderlyStop(self)
+        self.stop_under_way.begin()
 
     def wipe(self) -> None:
         """Lose the disk."""
@@ -219,7 +186,8 @@ class Node:
         """Do it when the machine, now paused, goes on."""
         self._backlog.append(action)
 
-    def _down(self) -> None:
+    def go_down(self) -> None:
+        """What was in memory is gone, and connections break."""
         self._forget()
         self.up = False
         self.world.observer.went_down(self)
@@ -232,9 +200,9 @@ class Node:
         self.paused = False
         self.crash_after_messages = 0
         self._apply = ApplyThread(self)
-        self._waiting_sync = None
+        self.syncs = SyncThread(self)
         self._wake_due = False
-        self._stopping = False
+        self.stop_under_way = None
         self._backlog = []
         self.reply_to = {}
 
@@ -271,7 +239,7 @@ class Node:
 
     def enter(self, action: Callable[[], None]) -> None:
         """Let the replica take something in, and do what it then wants done."""
-        if not self.up or self._stopping:
+        if not self.up or self.stopping:
             return
         if self.paused:
             self.postpone(lambda: self.enter(action))
@@ -285,7 +253,7 @@ class Node:
             self.crash()
             return
         except (OctopiiError, OSError) as error:
-            self._break(error)
+            self.fail(error)
             return
         world.trace.note(world.now, self.id, "step", self.vfs.operations.to_bytes(8, "little"), quiet=True)
         world.observer.stepped(self)
@@ -303,9 +271,7 @@ class Node:
         if work.jobs:
             self._apply.submit(work.jobs)
         if work.sync is not None:
-            self._waiting_sync = work.sync
-            if not self.paused_sync:
-                self.later(world.between(world.weather.sync_time) + self.slow_sync, self.finish_sync)
+            self.syncs.submit(work.sync)
         if replica.wake_at is not None and not self._wake_due:
             self._wake_due = True
             self.later(max(0.0, replica.wake_at - self.now) / self.clock_rate, self._wake)
@@ -324,56 +290,28 @@ class Node:
         self.crash()
         return True
 
-    def _break(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
         """The process ends over an error, and the machine goes on."""
         self.world.trace.note(self.world.now, self.id, "ends", f"{type(error).__name__}: {error}")
         self.broken = error
-        self._end_process()
+        self.end_process()
 
     def kill(self) -> None:
         """Kill the process: memory is gone, and what it wrote is with the machine, synced or not."""
         self.world.trace.note(self.world.now, self.id, "is killed")
-        self._end_process()
+        self.end_process()
 
-    def _end_process(self) -> None:
-        self._down()
+    def end_process(self) -> None:
+        """The process is gone, and what it wrote is with the machine."""
+        self.go_down()
         self.vfs.faults.before = self.vfs.faults.before_read = None
         self.vfs.end_process()
-
-    def finish_sync(self) -> None:
-        """The disk has done its work."""
-        ticket = self._waiting_sync
-        if ticket is None or self.paused_sync or not self.up:
-            return
-        if self.paused:
-            self.postpone(self.finish_sync)
-            return
-        self._waiting_sync = None
-        if self._stopping:
-            self._end_sync(ticket)
-        else:
-            self.enter(lambda: self._sync_done(ticket))
-
-    def _sync_done(self, ticket: SyncTicket) -> None:
-        ticket.run()
-        self.replica.sync_done(ticket)
-
-    def _end_sync(self, ticket: SyncTicket) -> None:
-        """The last sync before the end."""
-        try:
-            self._sync_done(ticket)
-        except PowerLoss:
-            self.crash()
-        except (OctopiiError, OSError) as error:
-            self._break(error)
-        else:
-            self._close()
 
     def stall_disk(self, stalled: bool) -> None:
         """Let syncs take for ever, or go on."""
         self.paused_sync = stalled
         if not stalled:
-            self.finish_sync()
+            self.syncs.finish()
 
     # --- what clients do ----------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from octopii.sim.simulation import Outcome, Simulation
+from octopii.sim.simulation import Report, Simulation
 from octopii.sim.workload import Workload
 from octopii.state_machine import StateMachine
 
@@ -41,7 +41,7 @@ class SimulationRunner:
         profile: str = "chaos",
         upgrade: Callable[[], StateMachine] | None = None,
         seeds: int = default_seeds,
-    ) -> list[Outcome]:
+    ) -> list[Report]:
         """Run seeds from 0 on; raises `SimulationFailed` at the first that fails, with its story."""
         count = seeds if self._seeds is None else self._seeds
         numbers = range(count) if self._seed is None else [self._seed]

@@ -21,8 +21,7 @@ from octopii.sim.cluster import Cluster
 from octopii.sim.faults import KINDS, NOT_NOW
 from octopii.sim.history import Operation
 from octopii.sim.invariants import Checker, Violation
-from octopii.sim.linearizability import Outcome as Verdict
-from octopii.sim.linearizability import check_history
+from octopii.sim.linearizability import Outcome, check_history
 from octopii.sim.plan import Fault, Plan, draw
 from octopii.sim.story import Names, Story, name_of, tell
 from octopii.sim.workload import NextKvStateMachine, User, Workload, default_workload
@@ -44,7 +43,7 @@ max_judging_steps = 200_000
 """Steps of the linearizability checker for each part of the history; beyond it the verdict is unknown, and counted."""
 
 
-class Outcome(msgspec.Struct, kw_only=True):
+class Report(msgspec.Struct, kw_only=True):
     """What a run came to. `faults` counts what went wrong on purpose, by kind.
 
     `verdict` is the linearizability checker's; `shown` is a loss that the profile is there to show, None for none.
@@ -113,7 +112,7 @@ class Simulation:
         )
         self.factories = (machine,) if upgrade is None else (machine, upgrade)
 
-    def run(self) -> Outcome:
+    def run(self) -> Report:
         """Run it; raises `SimulationFailed`."""
         run = Run(self.plan, self.workload(), self.factories)
         try:
@@ -175,11 +174,11 @@ class Run:
         self._ask_final_queries()
         self._judge()
 
-    def outcome(self, *, shown: str | None = None) -> Outcome:
+    def outcome(self, *, shown: str | None = None) -> Report:
         """What the run came to."""
         world, network = self.world, self.world.network
         faults = self.injected + Counter(network.injected)
-        return Outcome(
+        return Report(
             seed=self.plan.seed,
             profile=self.plan.profile,
             members=self.plan.members,
@@ -303,7 +302,7 @@ class Run:
         if model is None:
             return
         verdict = check_history(self.history(), model, max_steps=max_judging_steps)
-        if verdict.outcome is Verdict.VIOLATION:
+        if verdict.outcome is Outcome.VIOLATION:
             raise Violation("linearizability", str(verdict))
         self.verdict = verdict.outcome.value
 

@@ -203,10 +203,14 @@ class User:
                 self._note(asked, request, unwrap(answer))
         elif not is_query and not isinstance(asked.error, NotApplied):
             for request in requests:
-                self.history.append(Operation(self.number, asked.asked_at, None, request, None))
+                self.history.append(_operation(self.number, asked, None, request, None))
 
     def _note(self, asked: Asked, request: bytes, answer: object) -> None:
-        self.history.append(Operation(self.number, asked.asked_at, asked.ended_at, request, answer))
+        self.history.append(_operation(self.number, asked, asked.ended_at, request, answer))
+
+
+def _operation(client: int, asked: Asked, returned: float | None, request: bytes, answer: object) -> Operation:
+    return Operation(client=client, invoked=asked.asked_at, returned=returned, request=request, answer=answer)
 
 
 def default_workload(machine: Callable[[], StateMachine]) -> Callable[[], Workload] | None:
