@@ -21,8 +21,9 @@ from rich.table import Table
 
 from octopii.cli.exits import EXIT_FAILED, one_line_errors
 from octopii.cli.loading import load_class
+from octopii.errors import ConfigError
 from octopii.machines import KvStateMachine
-from octopii.sim.plan import draw, profile_of
+from octopii.sim.plan import profile_of
 from octopii.sim.profiles import GROUPS, PROFILES
 from octopii.sim.shrink import shrink
 from octopii.sim.simulation import Report, Simulation, SimulationFailed
@@ -230,15 +231,13 @@ def sim(
     """
     with one_line_errors():
         profile_of(profile, 0)
-        job = Job(machine=machine, workload=workload, upgrade=upgrade, seed=seed or first, profile=profile)
+        job = Job(machine=machine, workload=workload, upgrade=upgrade, seed=first, profile=profile)
         job.simulation()  # what is wrong with the names is said before anything runs
         summary = Summary()
         if seed is not None:
-            numbers = None
-            if faults:
-                numbers = frozenset(int(number) for number in faults.split(",") if number != "none")
-            job = msgspec.structs.replace(job, members=members, seconds=seconds, faults=numbers)
-            draw(job.seed, profile, members=members, seconds=seconds)
+            numbers = fault_numbers(faults)
+            job = msgspec.structs.replace(job, seed=seed, members=members, seconds=seconds, faults=numbers)
+            job.simulation()
             run_all(iter([job]), 1, 1, summary)
         else:
             work = (msgspec.structs.replace(job, seed=number) for number in range(first, first + seeds))
@@ -248,6 +247,16 @@ def sim(
         summary.print(Console())
         if summary.failures:
             raise typer.Exit(EXIT_FAILED)
+
+
+def fault_numbers(text: str) -> frozenset[int] | None:
+    """What --faults says; raises `ConfigError`."""
+    if not text:
+        return None
+    try:
+        return frozenset(int(number) for number in text.split(",") if number != "none")
+    except ValueError:
+        raise ConfigError(f"--faults is a list of numbers with commas, or none, not {text!r}", field="faults") from None
 
 
 def _shrunk(job: Job, failure: Failure) -> Failure:
