@@ -27,6 +27,7 @@ ROWS = (
     "wal_read",
     "wal_open",
     "raft_core",
+    "apply_loop",
     "cluster_propose",
     "cluster_clients",
     "cluster_query",

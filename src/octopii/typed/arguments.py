@@ -85,7 +85,7 @@ class Arguments:
                 fields.append((name, hint))
             else:
                 fields.append((name, hint, _default(default)))
-        struct = msgspec.defstruct(f"{self._name}_arguments", fields, array_like=True)
+        struct = msgspec.defstruct(f"{self._name}_arguments", fields, array_like=True, gc=False)
         self._decode = decode = msgspec.msgpack.Decoder(struct).decode
         return decode
 

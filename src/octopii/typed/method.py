@@ -122,12 +122,13 @@ class Method(Generic[P, R]):
         """`run` as one function: what is looked up for each command costs more than many a command."""
         decode, has_keywords = self._arguments.decoder, self._arguments.has_keywords
         function, encode, with_keywords = self.function, _encode_answer, self._arguments.with_keywords
+        astuple = msgspec.structs.astuple
         # The text is part of the history, so it holds nothing that differs between versions of a library.
         refusal = f"{self.name}: the arguments do not fit its parameters"
 
         def run(machine: "TypedStateMachine", arguments: msgspec.Raw) -> bytes:
             try:
-                values = msgspec.structs.astuple(decode(arguments))
+                values = astuple(decode(arguments))
             except msgspec.DecodeError as error:
                 raise CommandError(refusal) from error
             if has_keywords:
