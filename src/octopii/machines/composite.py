@@ -13,8 +13,8 @@ snapshots unreadable, on purpose.
 from collections.abc import Callable, Mapping
 
 from octopii.errors import CommandError
-from octopii.machines.nested import NestedSnapshot, nested_snapshot, read_nested, restore_into
-from octopii.state_machine import Clock, StateMachine
+from octopii.machines.nested import NestedSnapshot, digest_of, nested_snapshot, read_nested, restore_into
+from octopii.state_machine import Buffer, Clock, StateMachine
 
 
 class CompositeStateMachine(StateMachine):
@@ -27,6 +27,7 @@ class CompositeStateMachine(StateMachine):
                 raise ValueError(f"a part's name is ASCII without a colon, not {name!r}")
         self._factories = dict(factories)
         self._parts = self._new_parts()
+        self.command_version = max((part.command_version for part in self._parts.values()), default=1)
 
     def __getitem__(self, name: str) -> StateMachine:
         """Return the part of that name, for looking at; another object after each `restore`."""
@@ -44,6 +45,10 @@ class CompositeStateMachine(StateMachine):
         if part is None:
             raise CommandError(f"no part is named {name[:32].decode('ascii', 'backslashreplace')!a}")
         return part, rest
+
+    def digest(self) -> Buffer | None:
+        """The digests of all parts that have one."""
+        return digest_of(self._parts.values())
 
     def use_clock(self, clock: Clock) -> None:
         """Follow `clock`, parts included."""

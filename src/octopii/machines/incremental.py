@@ -14,7 +14,7 @@ import msgspec
 
 from octopii.blocks import read_blocks, spans, write_blocks
 from octopii.machines.nested import read_nested, write_nested
-from octopii.state_machine import Clock, ClockDriver, Place, SnapshotSource, StateMachine, restore_snapshot
+from octopii.state_machine import Buffer, Clock, ClockDriver, Place, SnapshotSource, StateMachine, restore_snapshot
 
 MAX_DELTAS = 10_000
 """Commands after which a new base is taken, unless the constructor says otherwise."""
@@ -53,6 +53,7 @@ class IncrementalStateMachine(StateMachine):
         self._max_delta_bytes = max_delta_bytes
         self._inner = factory()
         self._inner.use_clock(self.clock)
+        self.command_version = self._inner.command_version
         self._base: list[bytes] | None = None
         self._deltas: list[Delta] = []
         self._delta_bytes = 0
@@ -61,6 +62,10 @@ class IncrementalStateMachine(StateMachine):
     def inner(self) -> StateMachine:
         """The wrapped machine, for looking at; another object after each `restore`."""
         return self._inner
+
+    def digest(self) -> Buffer | None:
+        """That of the machine inside."""
+        return self._inner.digest()
 
     def use_clock(self, clock: Clock) -> None:
         """Follow `clock`, the inner machine included."""

@@ -57,10 +57,15 @@ class InstrumentedStateMachine(StateMachine):
         """Wrap `machine`; `timer` returns seconds and never goes back."""
         self.inner = machine
         self.snapshot_version = machine.snapshot_version
+        self.command_version = machine.command_version
         self.apply_latency = Histogram()
         self.query_latency = Histogram()
         self._timer = timer
         machine.use_clock(self.clock)
+
+    def digest(self) -> Buffer | None:
+        """That of the machine inside."""
+        return self.inner.digest()
 
     def use_clock(self, clock: Clock) -> None:
         """Follow `clock`, the machine inside included."""

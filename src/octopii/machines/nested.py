@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
+import xxhash
 
 from octopii.state_machine import SnapshotSource, StateMachine, restore_snapshot
 
@@ -86,3 +87,11 @@ def restore_into(machines: Mapping[str, StateMachine], parts: Mapping[str, tuple
         if name not in machines:
             raise ValueError(f"the snapshot holds {name!a}, which is not here")
         restore_snapshot(machines[name], version=version, data=view)
+
+
+def digest_of(machines: Iterable[StateMachine]) -> bytes | None:
+    """One digest of several machines, in their order; None when none of them has one."""
+    digests = [machine.digest() for machine in machines]
+    if all(digest is None for digest in digests):
+        return None
+    return xxhash.xxh3_128_digest(_encoder.encode([None if digest is None else bytes(digest) for digest in digests]))

@@ -11,8 +11,8 @@ import xxhash
 
 from octopii.errors import CommandError
 from octopii.machines.kv import KvStateMachine
-from octopii.machines.nested import NestedSnapshot, nested_snapshot, read_nested, restore_into
-from octopii.state_machine import Clock, StateMachine
+from octopii.machines.nested import NestedSnapshot, digest_of, nested_snapshot, read_nested, restore_into
+from octopii.state_machine import Buffer, Clock, StateMachine
 
 DEFAULT_SHARDS = 16
 MAX_SHARDS = 4096
@@ -46,6 +46,7 @@ class ShardedStateMachine(StateMachine):
         self._factory = factory
         self._key_of = key_of
         self._shards = self._new_shards()
+        self.command_version = self._shards[0].command_version
 
     def _new_shards(self) -> list[StateMachine]:
         shards = [self._factory() for _ in range(self._count)]
@@ -56,6 +57,10 @@ class ShardedStateMachine(StateMachine):
     def shard_of(self, key: bytes) -> int:
         """Return the number of the shard that holds `key`, from 0."""
         return xxhash.xxh3_64_intdigest(key) % self._count
+
+    def digest(self) -> Buffer | None:
+        """The digests of all shards, if they have one."""
+        return digest_of(self._shards)
 
     def use_clock(self, clock: Clock) -> None:
         """Follow `clock`, shards included."""
