@@ -9,12 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from octopii.errors import CommandError
-from octopii.sim import Asked, Node, SimulatedClient, World
 from octopii.state_machine import StateMachine
-from octopii.wire.codec import CommandErrorAnswer
 from tests.machines.models import MODELS, Model
+from tests.machines.replicas import ThreeReplicas
 from tests.machines.specimens import written
-from tests.replica.clusters import config_of
 
 START = 1_700_000_000.0
 MONTH = 30 * 24 * 3600
@@ -67,55 +65,13 @@ def without_times(answer: bytes | None) -> bytes | None:
     return None if answer is None else re.sub(rb'"(\w+_at|last_heartbeat|lease_until|timestamp)":[\d.]+', b"", answer)
 
 
-class ThreeReplicas:
-    """A simulated cluster of one machine, and a client of it."""
-
-    def __init__(self, factory: Callable[[], StateMachine], seed: int) -> None:
-        self.world = World(seed)
-        settings = {
-            "compact_interval": 600.0,
-            "snapshot_every_entries": 20,
-            "log_keep_entries": 5,
-            "snapshot_lag_threshold": 10,
-        }
-        self.nodes = [Node(self.world, config_of(node_id, 3, **settings), machine=factory) for node_id in (1, 2, 3)]
-        for node in self.nodes:
-            node.start()
-        self.client = SimulatedClient(self.world, "client")
-
-    def settled(self, asked: Asked) -> bytes | None:
-        """The answer, once it is there; None for a refusal."""
-        self.world.run_until(lambda: asked.done, what=f"{asked.commands} is answered")
-        assert asked.error is None
-        assert isinstance(asked.result, list)
-        (answer,) = asked.result
-        assert isinstance(answer, bytes | CommandErrorAnswer)
-        return answer if isinstance(answer, bytes) else None
-
-    def crash_one(self, rng: random.Random) -> None:
-        """One of the three loses power, and comes back after a while; the one before has come back by then."""
-        node = rng.choice(self.nodes)
-        self.world.run_until(lambda: all(each.up for each in self.nodes), what="all are up")
-        node.crash()
-        self.world.at(rng.uniform(0.1, 1.0), node.start)
-
-    def come_to_rest(self) -> None:
-        """Wait until all have applied the same."""
-
-        def same() -> bool:
-            return all(node.up for node in self.nodes) and len({node.applier.index for node in self.nodes}) == 1
-
-        self.world.run(2.0)
-        self.world.run_until(same, what="all have applied the same")
-
-
 @given(data=st.data())
 @settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
 def test_it_does_what_its_model_does_on_three_nodes(case: Case, data: st.DataObject) -> None:
     """Through a client, with replicas that lose power in between, every answer is the model's, and all states agree."""
     factory, make_model, commands = case
     model, rng = make_model(), random.Random(data.draw(st.integers(0, 1000)))
-    cluster = ThreeReplicas(factory, rng.randrange(10**6))
+    cluster = ThreeReplicas(factory, seed=rng.randrange(10**6))
     # Time is the cluster's: a lease of seconds may run out or not.
     timeless = commands.map(lambda command: re.sub(rb"^(CLAIM\t\w+)\t\d+$", rb"\1", command))
     sent = data.draw(st.lists(timeless, min_size=20, max_size=40))
