@@ -104,9 +104,13 @@ class DeferredWorkStateMachine(StateMachine):
     def apply(self, command: bytes) -> bytes:
         """Run one command; raises `CommandError` and changes nothing for one that does not fit."""
         verb, tab, rest = command.partition(b"\t")
-        if verb == b"REQUEST" and tab:
+        if verb == b"REQUEST":
+            if not tab:
+                raise CommandError(r"usage: REQUEST\t<payload>")
             return self._request(text(rest))
-        if verb == b"TAKE" and rest:
+        if verb == b"TAKE":
+            if not rest:
+                raise CommandError(r"usage: TAKE\t<worker>")
             return self._take(text(rest))
         if verb == b"FINISH":
             parts = rest.split(b"\t", 2)
@@ -119,8 +123,10 @@ class DeferredWorkStateMachine(StateMachine):
     def query(self, command: bytes) -> bytes:
         """Answer RESULT; raises `CommandError` for anything else."""
         verb, tab, rest = command.partition(b"\t")
-        if verb != b"RESULT" or not tab:
+        if verb != b"RESULT":
             raise unknown(verb)
+        if not tab:
+            raise CommandError(r"usage: RESULT\t<id>")
         request = self._known(rest)
         return _encoder.encode(Outcome(request.id, request.status, request.worker, request.result))
 
