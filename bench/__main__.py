@@ -26,6 +26,7 @@ ROWS = (
     "wal_sync",
     "wal_read",
     "wal_open",
+    "machine_strategies",
     "raft_core",
     "apply_loop",
     "cluster_propose",
