@@ -4,6 +4,7 @@ One thread, no cluster. Figures of one row compare; those of different rows do n
 them; its names are the ones here.
 """
 
+import functools
 import itertools
 import json
 import threading
@@ -95,11 +96,17 @@ def range_by_bisection(first: int, last: int) -> list[tuple[int, float]]:
     return POINTS[bisect_left(POINTS, first, key=at) : bisect_right(POINTS, last, key=at)]
 
 
+@functools.cache
+def filled_map() -> PersistentMap[bytes, bytes]:
+    """Values of all keys."""
+    return PersistentMap({b"key%d" % n: b"a value" for n in range(KEYS)})
+
+
 class CopiedDict(ImmutableStateMachine[dict[bytes, bytes]]):
-    """An immutable state that is a dict, copied by each command."""
+    """An immutable state that is a dict of 10,000 keys, copied by each command."""
 
     def initial(self) -> dict[bytes, bytes]:
-        return {}
+        return dict(filled_map())
 
     def transition(self, state: dict[bytes, bytes], command: bytes) -> tuple[dict[bytes, bytes], bytes]:
         _, key, value = command.split(b" ", 2)
@@ -116,7 +123,7 @@ class Shared(ImmutableStateMachine[PersistentMap[bytes, bytes]]):
     """The same with a map that shares what did not change."""
 
     def initial(self) -> PersistentMap[bytes, bytes]:
-        return PersistentMap()
+        return filled_map()
 
     def transition(self, state: PersistentMap[bytes, bytes], command: bytes) -> tuple[Any, bytes]:
         _, key, value = command.split(b" ", 2)

@@ -28,8 +28,9 @@ def python_blocks() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("code"), [code for _, code in python_blocks()], ids=[place for place, _ in python_blocks()])
 def test_the_code_in_the_documents_runs(code: str, tmp_path: Path) -> None:
     """Each Python block of the documents is a whole program that ends without an error, with warnings as errors."""
+    (tmp_path / "program.py").write_text(code, encoding="utf-8")
     ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-W", "error", "program.py"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
