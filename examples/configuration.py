@@ -53,15 +53,15 @@ class Settings(TypedStateMachine):
         return sorted((at, name, value) for name, (value, at) in self.values.items() if at > since)
 
 
-async def watch(node: OctopiiNode, revisions: int) -> None:
-    """Print changes as this node sees them, until the settings have had so many revisions."""
-    seen = 0
-    while seen < revisions:
+async def watch(node: OctopiiNode, seen: int, *, until: int) -> int:
+    """Print changes after a revision as this node sees them, until there is that one; returns the last seen."""
+    while seen < until:
         # Stale is enough: the node's own state, without asking the leader.
         for revision, name, value in await node.call(Settings.changes.options(consistency="stale"), seen):
             print(f"revision {revision}: {name} = {value}")
             seen = revision
         await asyncio.sleep(0.02)
+    return seen
 
 
 async def main() -> None:
@@ -86,9 +86,9 @@ async def main() -> None:
         first, second, third = nodes
 
         revision = await first.call(Settings.put, "log_level", "info", seen=0)
-        await watch(third, revision)
+        watched = await watch(third, 0, until=revision)
         await second.call(Settings.put, "log_level", "debug", seen=revision)
-        await watch(third, revision + 1)
+        watched = await watch(third, watched, until=revision + 1)
         try:
             await first.call(Settings.put, "log_level", "error", seen=revision)
         except Conflict as conflict:
@@ -96,7 +96,7 @@ async def main() -> None:
             value, seen = await first.call(Settings.get, "log_level")
             print(f"it is {value} since revision {seen}")
             await first.call(Settings.put, "log_level", "error", seen=conflict.revision)
-        await watch(third, revision + 2)
+        await watch(third, watched, until=revision + 2)
 
 
 if __name__ == "__main__":
