@@ -63,17 +63,27 @@ class Gatherer:
         """Begin calls for what waits; at the limit on pending commands the rest goes on waiting."""
         inbox = self._inbox
         while inbox and self._pending < self._max_pending:
-            group, size = [inbox.popleft()], 0
-            kind, seconds = group[0].kind, group[0].seconds
-            size = len(group[0].data)
-            room = min(self._group_calls, self._max_pending - self._pending)
-            while inbox and len(group) < room:
-                command = inbox[0]
-                size += len(command.data)
-                if command.kind is not kind or command.seconds != seconds or size > self._group_bytes:
-                    break
-                group.append(inbox.popleft())
+            room = min(self._group_calls, self._max_pending - self._pending, len(inbox))
+            group = [inbox.popleft() for _ in range(room)]
+            fitting = self._fitting(group)
+            if fitting < room:
+                inbox.extendleft(reversed(group[fitting:]))
+                del group[fitting:]
             self._begin(machine, group, now, expect)
+
+    def _fitting(self, group: list[Command]) -> int:
+        """How many of these, from the first on, can be one call: of one kind and timeout, up to the bytes of a group."""
+        kind, seconds = group[0].kind, group[0].seconds
+        if all([command.kind is kind and command.seconds == seconds for command in group]) and (
+            sum([len(command.data) for command in group]) <= self._group_bytes
+        ):
+            return len(group)
+        size = 0
+        for position, command in enumerate(group):
+            size += len(command.data)
+            if position and (command.kind is not kind or command.seconds != seconds or size > self._group_bytes):
+                return position
+        return len(group)
 
     def _begin(
         self,
@@ -110,7 +120,7 @@ def deliver(group: list[Command], result: object) -> None:
         assert isinstance(result, BaseException)
         results = [_again(result) for _ in group]
     sink = group[0].sink
-    if all(command.sink is sink for command in group):
+    if all([command.sink is sink for command in group]):
         sink.put([command.waiter for command in group], results)
         return
     for command, one in zip(group, results, strict=True):

@@ -1,6 +1,7 @@
 """`OctopiiNode`: a member of a cluster inside an asyncio program."""
 
 import asyncio
+from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -89,5 +90,5 @@ class OctopiiNode(NodeFacts, AsyncOperations):
     async def _run(self, operation: Operation[T], timeout: float | None) -> T:
         return await self._host.run(operation, timeout)
 
-    async def _run_one(self, kind: Kind, command: bytes, timeout: float | None) -> bytes:
-        return await self._host.run_one(kind, command, timeout)
+    def _run_one(self, kind: Kind, command: bytes, timeout: float | None) -> Coroutine[Any, Any, bytes]:
+        return self._host.run_one(kind, command, timeout)  # one coroutine less for each call

@@ -7,7 +7,7 @@ call begins (`wire.call.CallMachine` carries it out) and how its result looks to
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
 
 import msgspec
@@ -153,7 +153,7 @@ class AsyncOperations:
     async def _run(self, operation: Operation[T], timeout: float | None) -> T:
         raise NotImplementedError
 
-    async def _run_one(self, kind: Kind, command: bytes, timeout: float | None) -> bytes:
+    def _run_one(self, kind: Kind, command: bytes, timeout: float | None) -> Coroutine[Any, Any, bytes]:
         """Carry out one proposal or query; those that come together share an entry, or a read."""
         raise NotImplementedError
 

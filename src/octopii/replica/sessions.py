@@ -78,16 +78,20 @@ class Session(msgspec.Struct, array_like=True):
 def size_of_answers(answers: list[Answer]) -> int:
     """What keeping these answers counts as, in bytes."""
     size = answer_overhead_bytes * len(answers)
-    for answer in answers:
-        if isinstance(answer, bytes):
-            size += len(answer)
-        elif isinstance(answer, ApplyFailedAnswer):
-            size += len(answer.exception)
-        elif isinstance(answer, CommandErrorAnswer):
-            size += len(answer.text)
-        else:
-            size += len(answer.text) + len(answer.name) + len(answer.arguments)
-    return size
+    try:
+        return size + sum(map(len, answers))  # type: ignore[arg-type]  (nearly always they are all bytes)
+    except TypeError:
+        return size + sum(map(_size_of_answer, answers))
+
+
+def _size_of_answer(answer: Answer) -> int:
+    if isinstance(answer, bytes):
+        return len(answer)
+    if isinstance(answer, ApplyFailedAnswer):
+        return len(answer.exception)
+    if isinstance(answer, CommandErrorAnswer):
+        return len(answer.text)
+    return len(answer.text) + len(answer.name) + len(answer.arguments)
 
 
 class SessionTable:
