@@ -72,9 +72,9 @@ class Gatherer:
             self._begin(machine, group, now, expect)
 
     def _fitting(self, group: list[Command]) -> int:
-        """How many of these, from the first on, can be one call: of one kind and timeout, up to the bytes of a group."""
+        """How many of these, from the first on, can be one call: of one kind and timeout, within the bytes of a group."""
         kind, seconds = group[0].kind, group[0].seconds
-        if all([command.kind is kind and command.seconds == seconds for command in group]) and (
+        if all(command.kind is kind and command.seconds == seconds for command in group) and (
             sum([len(command.data) for command in group]) <= self._group_bytes
         ):
             return len(group)
@@ -120,7 +120,7 @@ def deliver(group: list[Command], result: object) -> None:
         assert isinstance(result, BaseException)
         results = [_again(result) for _ in group]
     sink = group[0].sink
-    if all([command.sink is sink for command in group]):
+    if all(command.sink is sink for command in group):
         sink.put([command.waiter for command in group], results)
         return
     for command, one in zip(group, results, strict=True):
