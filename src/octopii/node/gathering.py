@@ -72,12 +72,8 @@ class Gatherer:
             self._begin(machine, group, now, expect)
 
     def _fitting(self, group: list[Command]) -> int:
-        """How many of these, from the first on, can be one call: of one kind and timeout, within the bytes of a group."""
+        """How many of these, from the first on, can be one call: one kind, one timeout, within the bytes of a group."""
         kind, seconds = group[0].kind, group[0].seconds
-        if all(command.kind is kind and command.seconds == seconds for command in group) and (
-            sum([len(command.data) for command in group]) <= self._group_bytes
-        ):
-            return len(group)
         size = 0
         for position, command in enumerate(group):
             size += len(command.data)
