@@ -25,6 +25,10 @@ snapshot_idle_seconds = 30.0
 """A snapshot connection that nothing was sent on for so long is closed."""
 
 
+silent_elections = 2
+"""A peer that acknowledges no byte for so many election timeouts is dialled anew: an election may wait for it."""
+
+
 class Link:
     """One dialled connection to one peer, kept up."""
 
@@ -114,6 +118,8 @@ class Link:
         if connection is not self._connection:
             connection.abort()
             return
+        if self._role is Role.NODE:
+            connection.give_up_after(silent_elections * self._links.config.election_timeout)
         self._up = True
         self._attempts = 0
         self._logged = ""

@@ -6,6 +6,7 @@ connection is closed. Writes go straight to the transport; whoever writes looks 
 """
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable, Iterable
 from typing import Protocol, cast
@@ -132,6 +133,17 @@ class Connection(asyncio.Protocol):
     def was_refused(self) -> bool:
         """Whether it was the other side that refused this one in the handshake, and not the other way round."""
         return self._handshake is not None and self._handshake.was_refused
+
+    def give_up_after(self, seconds: float) -> None:
+        """End the connection when the other side acknowledges nothing of what was written for so long.
+
+        Without it TCP goes on for a quarter of an hour, with pauses that double: when a broken link is whole again, it
+        may stay silent for as long as it was broken. Only Linux has the setting.
+        """
+        name = getattr(socket, "TCP_USER_TIMEOUT", None)
+        if name is not None and self._transport is not None:
+            used = self._transport.get_extra_info("socket")
+            used.setsockopt(socket.IPPROTO_TCP, name, max(1, round(seconds * 1000)))
 
     @property
     def unsent_bytes(self) -> int:
