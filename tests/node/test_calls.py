@@ -27,6 +27,7 @@ from octopii import (
 )
 from octopii.errors import LogInUse
 from octopii.node import add_learner
+from octopii.node.operations import as_bytes
 from tests.node.cluster import Cluster, patience, running, term_of, until
 
 
@@ -309,3 +310,14 @@ def test_leadership_moves_when_told_to(tmp_path: Path) -> None:
             assert term_of(old) == term
 
     asyncio.run(play())
+
+
+def test_a_subclass_of_bytes_is_a_command_like_any_other() -> None:
+    """The codec takes plain bytes alone, so whatever else is a command is made into that before it is sent."""
+
+    class Tagged(bytes):
+        pass
+
+    for command in (Tagged(b"x"), bytearray(b"x"), memoryview(b"x"), "x", b"x"):
+        assert as_bytes(command) == b"x"
+        assert type(as_bytes(command)) is bytes

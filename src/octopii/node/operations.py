@@ -47,12 +47,12 @@ class Operation(msgspec.Struct, Generic[T], frozen=True, gc=False):
 
 
 def as_bytes(command: bytes | bytearray | memoryview | str) -> bytes:
-    """A command as bytes: text is encoded as UTF-8. Raises `TypeError` for anything else."""
-    if isinstance(command, bytes):
+    """A command as plain bytes: text is encoded as UTF-8. Raises `TypeError` for anything else."""
+    if type(command) is bytes:
         return command
     if isinstance(command, str):
         return command.encode()
-    if isinstance(command, bytearray | memoryview):
+    if isinstance(command, bytes | bytearray | memoryview):  # a subclass of bytes too: the codec takes only plain ones
         return bytes(command)
     raise TypeError(f"a command is bytes (or str, taken as UTF-8), not {type(command).__name__}")
 
