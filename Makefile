@@ -2,7 +2,7 @@
 #
 #   make demo    watch it work                     make bench   the budget table, beside its references and peers
 #   make test    the test suite, under 5 minutes   make sim     1,000 seeds of the simulator, under 15 minutes
-#   make check   format, lint, types, tidiness     make chaos   the heavy tests on real processes and disks
+#   make check   format, lint, types, tidiness     make chaos   real processes, and a nemesis
 #                                                  make heavy   the long and large versions of all other tests
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -64,10 +64,10 @@ sim: .venv/.ready
 	$(BIN)/octopii sim --profile all --seeds 1000 --jobs 2 $(ARGS)
 
 heavy: .venv/.ready
-	$(BIN)/python -m pytest -n 2 -m heavy $(seed_option) --ignore=tests/chaos --timeout=7200 $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m heavy $(seed_option) --timeout=7200 $(ARGS)
 
 chaos: .venv/.ready
-	$(BIN)/python -m pytest -m heavy $(seed_option) --timeout=7200 tests/chaos $(ARGS)
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis bench/peers/*/target

@@ -56,7 +56,8 @@ class ProcessCluster:
             line = await asyncio.wait_for(loop.run_in_executor(None, output.readline), patience)
             assert "listens on" in line, self.log_of(node_id)
 
-    def _spawn(self, node_id: int) -> None:
+    def command(self, node_id: int) -> list[str]:
+        """How a node is started."""
         settings = self.folder / f"node-{node_id}.toml"
         settings.write_text(toml(self._settings))
         command = [sys.executable, "-c", "from octopii.cli import main; main()", "serve", "--config", str(settings)]
@@ -67,6 +68,10 @@ class ProcessCluster:
                 command += ["--peer", f"{peer}={address}"]
         if node_id == 1:
             command.append("--initial-leader")
+        return command
+
+    def _spawn(self, node_id: int) -> None:
+        command = self.command(node_id)
         with (self.folder / f"node-{node_id}.log").open("a") as log:
             self.processes[node_id] = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=self.folder
