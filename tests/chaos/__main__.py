@@ -1,7 +1,7 @@
 """Clusters of real processes under chaos.
 
     python -m tests.chaos [--minutes 10] [--nodes 3 --nodes 5] [--seed 1] [--network auto|namespaces|proxy]
-                           [--rate 100] [--fault "kill one"] [--report FILE]
+                           [--rate 100] [--fault "kill one"] [--report FILE] [--keep FOLDER]
 
 The time is shared by the sizes, and within each by the networks that this machine allows. Ends with a report in
 Markdown, and with exit code 1 if anything was found. Ctrl-C ends it and takes everything away.
@@ -36,6 +36,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=100.0, help="calls a second (default: %(default)g)")
     parser.add_argument("--fault", action="append", help="only this kind, as the report names it; may be repeated")
     parser.add_argument("--report", type=Path, default=None, help="file to write the report to")
+    parser.add_argument("--keep", type=Path, default=None, help="where the nodes' folders go if something was found")
     return parser.parse_args()
 
 
@@ -68,6 +69,7 @@ async def run_all(chosen: argparse.Namespace) -> list[Report]:
                 rate=chosen.rate,
                 say=say,
                 only=chosen.fault or (),
+                keep=chosen.keep,
             )
             print(report.text(), flush=True)
             reports.append(report)

@@ -121,15 +121,11 @@ class Nemesis:
 
     async def leader(self) -> int:
         """Id of the node that leads in the newest term, or of any node where none says so."""
-        facts = await asyncio.gather(*(self._facts(node_id) for node_id in self._cluster.processes))
+        facts = await asyncio.gather(
+            *(facts_of(self._cluster.addresses[node_id]) for node_id in self._cluster.processes)
+        )
         leading = [(one["term"], one["id"]) for one in facts if one.get("role") == "leader"]
         return max(leading)[1] if leading else self._any()
-
-    async def _facts(self, node_id: int) -> dict[str, Any]:
-        async with Client([self._cluster.addresses[node_id]]) as client:
-            with contextlib.suppress(NotApplied, OutcomeUnknown):
-                return await client.status(timeout=1.0)
-        return {}
 
     def _any(self) -> int:
         return self._rng.choice(sorted(self._cluster.processes))
@@ -283,6 +279,14 @@ class Nemesis:
                     return
             await asyncio.sleep(0.1)
         raise NotRecovered(f"{self._detail}: no membership change within {CHANGE_SECONDS:g} s: {last}")
+
+
+async def facts_of(address: str) -> dict[str, Any]:
+    """Status of the node at an address, empty where it does not say."""
+    async with Client([address]) as client:
+        with contextlib.suppress(NotApplied, OutcomeUnknown):
+            return await client.status(timeout=1.0)
+    return {}
 
 
 def members(conf: dict[str, Any]) -> set[int]:

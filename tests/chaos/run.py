@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Collection
@@ -14,7 +15,7 @@ from tests.chaos.clients import Recorder, Workload
 from tests.chaos.cluster import ChaosCluster
 from tests.chaos.machine import chaos_model
 from tests.chaos.namespaces import NamespaceNetwork, remove_leftovers
-from tests.chaos.nemesis import Nemesis, NotRecovered
+from tests.chaos.nemesis import Nemesis
 from tests.chaos.network import Network
 from tests.chaos.proxy import ProxyNetwork
 from tests.chaos.report import Report
@@ -34,8 +35,12 @@ async def chaos(
     rate: float,
     say: Callable[[str], None],
     only: Collection[str] = (),
+    keep: Path | None = None,
 ) -> Report:
-    """Run one cluster under chaos and judge what its clients saw. Leaves nothing behind, however it ends."""
+    """Run one cluster under chaos and judge what its clients saw. Leaves nothing behind, however it ends.
+
+    Where something was found, the nodes' folders are copied to `keep`.
+    """
     rng = random.Random(seed)
     remove_leftovers()
     network: Network = NamespaceNetwork() if namespaces else ProxyNetwork(random.Random(rng.random()))
@@ -46,7 +51,10 @@ async def chaos(
             await _run(cluster, report, rng, rate, say, only)
         finally:
             if report.problems:
-                _keep(cluster, say)
+                _show_logs(cluster, say)
+            cluster.kill()
+            if report.problems and keep is not None:
+                shutil.copytree(folder, keep / f"seed-{seed}-{nodes}", dirs_exist_ok=True)
             await cluster.close()
     return report
 
@@ -68,7 +76,7 @@ async def _run(
     workload.start(clients=CLIENTS, rate=rate)
     try:
         await nemesis.run(began + report.minutes * 60)
-    except NotRecovered as error:
+    except AssertionError as error:  # not recovered, or a node that does not start
         report.problems.append(str(error))
     report.problems += await workload.stop()
     report.minutes = (time.monotonic() - began) / 60
@@ -102,7 +110,7 @@ async def _differences(cluster: ChaosCluster) -> list[str]:
     return [f"the nodes have not come together within {CONVERGE_SECONDS:g} s: applied {json.dumps(applied)}"]
 
 
-def _keep(cluster: ChaosCluster, say: Callable[[str], None]) -> None:
+def _show_logs(cluster: ChaosCluster, say: Callable[[str], None]) -> None:
     """Show the end of each node's log: the folder goes away."""
     for path in sorted(cluster.folder.glob("node-*.log")):
         for line in path.read_text().splitlines()[-15:]:
