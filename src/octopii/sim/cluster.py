@@ -30,6 +30,9 @@ retries_after = 0.4
 
 request_timeout = 3.0
 
+damaged_after = 3
+"""Times that a machine says its disk is damaged until it is replaced."""
+
 max_voters = 7
 max_nodes = 9
 """Machines that are there at one time, those included that are about to leave."""
@@ -71,7 +74,9 @@ class Cluster:
         self.version: dict[int, int] = {}
         self.next_id = plan.members + 1
         self.lost: set[int] = set()  # nodes that are being replaced
+        self.damage: dict[int, int] = {}  # how often a disk was found damaged
         self.at_risk: set[int] = set()  # nodes whose disk is not to be trusted
+        self.rotten: set[int] = set()  # those of them that may have lost what no later write vouched for
         self.clients: list[SimulatedClient] = []
         self.errands = 0
         self.starting_fast = False
@@ -139,8 +144,7 @@ class Cluster:
         if node.rots is not None and node.stopped:
             rot(node, node.rots)
         node.rots = None
-        if isinstance(node.broken, CorruptLogError):
-            self.give_up(node)
+        if isinstance(node.broken, CorruptLogError) and self._found_damaged(node):
             return
         delay = retries_after if self.starting_fast else self.world.between(starts_after)
         epoch = node.epoch
@@ -153,10 +157,19 @@ class Cluster:
         node.start()
         if node.up:
             return
-        if isinstance(node.start_error, CorruptLogError):
-            self.give_up(node)
-        elif node.start_error is not None:
-            self.world.at(retries_after, lambda: self.start_again(node, node.epoch))
+        if node.start_error is None or (isinstance(node.start_error, CorruptLogError) and self._found_damaged(node)):
+            return
+        started = node.epoch
+        self.world.at(retries_after, lambda: self.start_again(node, started))
+
+    def _found_damaged(self, node: Node) -> bool:
+        """A disk gave other bytes than were written, or none, which passes sometimes; whether it is given up."""
+        times = self.damage[node.id] = self.damage.get(node.id, 0) + 1
+        members = self.members()
+        if times < damaged_after or members == [node.id]:
+            return False
+        self.give_up(node)
+        return True
 
     def look_after(self, node: Node) -> None:
         """End a process that has stopped applying, and replace a node that the others refuse."""

@@ -19,6 +19,12 @@ from octopii.wire.requests import MemberChange, MemberOperation
 
 End: TypeAlias = Callable[[], None]
 
+isolated_seconds = 2.0
+"""How long a slow leader is alone: several election timeouts of the others."""
+
+max_drift = 0.9
+"""A clock runs at a tenth of its speed at least, or time would all but end."""
+
 
 def NOT_NOW() -> None:  # noqa: N802  (a constant that has the type of an end)
     """There is nobody whom the fault could meet: it does not count."""
@@ -334,8 +340,14 @@ def bit_rot(cluster: Cluster, fault: Fault) -> End:
         return NOT_NOW
     rng = _rng(cluster, fault)
     if cluster.plan.rules.rot_anywhere:
-        last = node.replica.store.last_index()
-        newest = [entry.data for entry in entries_of(node, last, last)] if rng.random() < 0.8 else []
+        store = node.replica.store
+        low = max(store.first_index(), store.last_index())
+        newest = [entry.data for entry in entries_of(node, low, store.last_index())] if rng.random() < 0.8 else []
+        cluster.at_risk.add(node.id)
+        cluster.rotten.add(node.id)
+        for other in cluster.running if fault.amount < 0.5 else []:
+            if other is not node:
+                other.crash(survive_all)  # so that nobody remembers what this one had acknowledged
         node.crash(survive_all)
         rot(node, rng, newest[0] if newest else b"")
         return _nothing
@@ -362,13 +374,36 @@ def clock_jump(cluster: Cluster, fault: Fault) -> End:
 
 
 def clock_drift(cluster: Cluster, fault: Fault) -> End:
-    """A machine's clocks run fast or slow, up to half of what two may run apart."""
+    """A machine's clocks run fast or slow from now on, up to half of what two may run apart."""
     node = _choose(list(cluster.nodes.values()), fault)
     if node is None:
         return NOT_NOW
-    bound = min(0.9, cluster.plan.rules.drift * node.config.lease_drift_max / 2)
-    node.set_clock_rate(1.0 + bound * (2 * fault.amount - 1))
-    return lambda: node.set_clock_rate(1.0)
+    node.set_clock_rate(1.0 + _drift_bound(cluster, node) * (2 * fault.amount - 1))
+    return _nothing
+
+
+def isolate_slow_leader(cluster: Cluster, fault: Fault) -> End:
+    """The leader is alone and its clock as slow as it may be, while the others' are as fast: the worst for a lease."""
+    leader = cluster.leader
+    if leader is None or len(cluster.nodes) < 3:
+        return NOT_NOW
+    for node in cluster.nodes.values():
+        bound = _drift_bound(cluster, node)
+        node.set_clock_rate(1.0 - bound if node is leader else 1.0 + bound)
+    mend = _separate(cluster, [leader.id], [other for other in cluster.nodes if other != leader.id])
+
+    def end() -> None:
+        mend()
+        for node in cluster.nodes.values():
+            node.set_clock_rate(1.0)
+
+    cluster.world.at(isolated_seconds, end)
+    return _nothing
+
+
+def _drift_bound(cluster: Cluster, node: Node) -> float:
+    """By how much one clock may be off: two of them by twice as much."""
+    return min(max_drift, cluster.plan.rules.drift * node.config.lease_drift_max / 2)
 
 
 def slow_apply(cluster: Cluster, fault: Fault) -> End:
@@ -550,6 +585,7 @@ KINDS: dict[str, Callable[[Cluster, Fault], End]] = {
     "bit rot": bit_rot,
     "clock jump": clock_jump,
     "clock drift": clock_drift,
+    "slow leader isolated": isolate_slow_leader,
     "slow apply": slow_apply,
     "out of memory": out_of_memory,
     "wiped node": wipe,

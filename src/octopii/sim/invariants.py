@@ -86,6 +86,7 @@ class Checker(Observer):
 
     def __init__(self, reference: MachineMaker) -> None:
         self.cluster: Operator | None = None
+        self.rotten: set[int] = set()  # machines whose disk may have lost what it promised, by design
         self.views: dict[int, View] = {}
         self.leaders: dict[int, int] = {}
         self.entries: dict[tuple[int, int], Known] = {}
@@ -106,7 +107,7 @@ class Checker(Observer):
         view = self.views.get(node.id)
         if view is None or view.storage != storage or replica.identity.empty:
             view = self.views[node.id] = View(storage)
-        else:
+        elif node.id not in self.rotten:
             self._check_promises(node, view)
         store = replica.store
         view.term, view.role = replica.raft.term, replica.raft.role

@@ -37,7 +37,7 @@ DISKS = {
     "stalled disk": 6.0,
     "written back": 8.0,
 }
-CLOCKS = {"clock jump": 16.0, "clock drift": 16.0}
+CLOCKS = {"clock jump": 16.0, "clock drift": 16.0, "slow leader isolated": 8.0}
 MACHINES = {"slow apply": 4.0, "out of memory": 2.0}
 LOSSES = {"wiped node": 2.0, "bit rot": 2.0}
 MEMBERS = {"member added": 6.0, "member removed": 4.0, "member replaced": 3.0, "leader transfer": 6.0, "campaign": 2.0}
@@ -125,9 +125,9 @@ PROFILES: dict[str, Profile] = {
         delay=0.01,
     ),
     "drift": Profile(
-        summary="clocks drift ten times as far as lease reads bear",
-        rates={"clock drift": 30.0, "isolated leader": 20.0, "slow link": 4.0},
-        drift=10.0,
+        summary="clocks drift twelve times as far as lease reads bear",
+        rates={"slow leader isolated": 20.0, "clock drift": 10.0},
+        drift=12.0,
         shows="lease reads may be stale: a leader that was cut off and whose clock runs slow still trusts its lease",
         may_break=frozenset({"linearizability"}),
     ),

@@ -142,6 +142,7 @@ class Run:
         makers = tuple(self._maker(factory) for factory in factories)
         self.cluster = Cluster(self.world, plan, makers)
         self.checker.cluster = self.cluster
+        self.checker.rotten = self.cluster.rotten
         self.users: list[User] = []
         self.injected: Counter[str] = Counter()
         self.verdict = "not judged"
