@@ -79,11 +79,11 @@ class Cluster:
         self.rotten: set[int] = set()  # those of them that may have lost what no later write vouched for
         self.clients: list[SimulatedClient] = []
         self.errands = 0
+        self.asked = 0
         self.starting_fast = False
         self.rolling = False
         for node_id in range(1, plan.members + 1):
             self._build(config_of(node_id, plan.members, **plan.settings))
-        self.admin = SimulatedClient(world, "operator")
 
     def _build(self, config: Config) -> Node:
         node_id = config.node_id
@@ -200,6 +200,11 @@ class Cluster:
             if not node.up:
                 self.start_again(node, node.epoch)
 
+    def ask(self, request: Request) -> Asked:
+        """Ask the cluster, as a command of the command line does: by a client that is new and knows all addresses."""
+        self.asked += 1
+        return SimulatedClient(self.world, f"operator-{self.asked}").ask(request, timeout=request_timeout)
+
     # --- errands ------------------------------------------------------------------------------------------------
 
     def send(self, errand: Errand) -> None:
@@ -216,7 +221,7 @@ class Cluster:
         if isinstance(wanted, float):
             self.world.at(wanted, lambda: self._go_on(errand, None))
             return
-        call = self.admin.ask(wanted, timeout=request_timeout)
+        call = self.ask(wanted)
         if call.done:
             self.world.at(0.0, lambda: self._go_on(errand, call))
         else:
@@ -238,7 +243,9 @@ class Cluster:
     def add(self) -> Node:
         """Set up a machine with a new number and an empty disk."""
         node_id, self.next_id = self.next_id, self.next_id + 1
-        config = config_of(node_id, self.plan.members, **{**self.plan.settings, "is_initial_leader": False})
+        peers = {member: self.nodes[member].address for member in self.members() if member in self.nodes}
+        settings = {**self.plan.settings, "is_initial_leader": False, "peers": peers}
+        config = config_of(node_id, self.plan.members, **settings)
         node = self._build(config)
         node.start()
         if not node.up:

@@ -478,23 +478,16 @@ def replace_member(cluster: Cluster, fault: Fault) -> End:
         return NOT_NOW
     node = cluster.add()
     gone = members[int(fault.pick * len(members))]
-    cluster.admin.ask(
-        requests.ChangeMembership(
-            0,
-            [
-                MemberChange(operation=MemberOperation.ADD_LEARNER, node_id=node.id, address=node.address),
-                MemberChange(operation=MemberOperation.REMOVE, node_id=gone),
-            ],
-        ),
-        timeout=3.0,
-    )
+    add = MemberChange(operation=MemberOperation.ADD_LEARNER, node_id=node.id, address=node.address)
+    remove = MemberChange(operation=MemberOperation.REMOVE, node_id=gone)
+    cluster.ask(requests.ChangeMembership(0, [add, remove]))
     return _nothing
 
 
 def transfer(cluster: Cluster, fault: Fault) -> End:
     """Leadership is to move."""
     ids = sorted(cluster.nodes)
-    cluster.admin.ask(requests.TransferLeader(0, ids[int(fault.pick * len(ids))]), timeout=2.0)
+    cluster.ask(requests.TransferLeader(0, ids[int(fault.pick * len(ids))]))
     return _nothing
 
 
@@ -519,13 +512,13 @@ def snapshot(cluster: Cluster, fault: Fault) -> End:
 def send_snapshot(cluster: Cluster, fault: Fault) -> End:
     """A member is sent a snapshot that it does not need."""
     ids = sorted(cluster.nodes)
-    cluster.admin.ask(requests.ForceSnapshotToPeer(0, ids[int(fault.pick * len(ids))]), timeout=2.0)
+    cluster.ask(requests.ForceSnapshotToPeer(0, ids[int(fault.pick * len(ids))]))
     return _nothing
 
 
 def compact(cluster: Cluster, fault: Fault) -> End:
     """The state machine is compacted by request."""
-    cluster.admin.ask(requests.CompactRequest(0), timeout=2.0)
+    cluster.ask(requests.CompactRequest(0))
     return _nothing
 
 
