@@ -11,7 +11,7 @@ are the ones that run in production. One seed is one run, always the same, in ev
     workload.py          what clients do; derive from `Workload`
     profiles.py          what may go wrong, by name
     plan.py              what one seed has in store
-    faults.py, disk.py   each kind of fault
+    faults.py            each kind of fault, with link_faults.py, disk.py, victims.py
     cluster.py           the machines, and the operator who restarts and replaces them
     invariants.py        what is checked at each step
     history.py           what clients asked and were told

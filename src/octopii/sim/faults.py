@@ -4,20 +4,19 @@ A function is given the cluster and the fault of the plan. It returns a function
 None for what has no end; `NOT_NOW` when there is nobody whom it could meet.
 """
 
-import random
 from collections.abc import Callable
-from typing import TypeAlias
 
+from octopii.sim import link_faults as links
 from octopii.sim.cluster import Cluster, max_nodes, max_voters
 from octopii.sim.disk import arm, rot, used_bytes
 from octopii.sim.invariants import entries_of
+from octopii.sim.link_faults import separate
 from octopii.sim.node import Node
 from octopii.sim.plan import KIB, Fault
+from octopii.sim.victims import NOT_NOW, End, choose, nothing, rng_of, up
 from octopii.walrus.faults import survive_all, survive_randomly
 from octopii.wire import requests
 from octopii.wire.requests import MemberChange, MemberOperation
-
-End: TypeAlias = Callable[[], None]
 
 isolated_seconds = 2.0
 """How long a slow leader is alone: several election timeouts of the others."""
@@ -26,165 +25,16 @@ max_drift = 0.9
 """A clock runs at a tenth of its speed at least, or time would all but end."""
 
 
-def NOT_NOW() -> None:  # noqa: N802  (a constant that has the type of an end)
-    """There is nobody whom the fault could meet: it does not count."""
-
-
-def _nothing() -> None:
-    """The fault has no end of its own."""
-
-
-def _choose(nodes: list[Node], fault: Fault) -> Node | None:
-    return nodes[int(fault.pick * len(nodes))] if nodes else None
-
-
-def _up(cluster: Cluster, fault: Fault) -> Node | None:
-    return _choose(cluster.running, fault)
-
-
-def _rng(cluster: Cluster, fault: Fault) -> random.Random:
-    """Random numbers of the fault's own, so that taking another one out of the plan does not change it."""
-    return random.Random(f"{cluster.plan.seed} {fault.number}")
-
-
-# --- links ------------------------------------------------------------------------------------------------------
-
-
-def _pair(cluster: Cluster, fault: Fault) -> tuple[int, int] | None:
-    ids = sorted(cluster.nodes)
-    if len(ids) < 2:
-        return None
-    one, other = _rng(cluster, fault).sample(ids, 2)
-    return one, other
-
-
-def cut_link(cluster: Cluster, fault: Fault) -> End:
-    """Two machines hear nothing of each other."""
-    pair, network = _pair(cluster, fault), cluster.world.network
-    if pair is None:
-        return NOT_NOW
-    network.cut(*pair)
-    return lambda: network.mend(*pair)
-
-
-def cut_one_way(cluster: Cluster, fault: Fault) -> End:
-    """One machine's words do not reach another, or nobody, while it hears all."""
-    pair, network = _pair(cluster, fault), cluster.world.network
-    if pair is None:
-        return NOT_NOW
-    source = pair[0]
-    targets = sorted(set(cluster.nodes) - {source}) if fault.amount < 0.5 else [pair[1]]
-    for target in targets:
-        network.cut_one_way(source, target)
-
-    def end() -> None:
-        for target in targets:
-            network.mend(source, target)
-
-    return end
-
-
-def _separate(cluster: Cluster, one_side: list[int], other_side: list[int]) -> End:
-    network = cluster.world.network
-    pairs = [(one, other) for one in one_side for other in other_side]
-    if not pairs:
-        return NOT_NOW
-    for pair in pairs:
-        network.cut(*pair)
-
-    def mend() -> None:
-        for pair in pairs:
-            network.mend(*pair)
-
-    return mend
-
-
-def isolate_node(cluster: Cluster, fault: Fault) -> End:
-    """One machine is alone."""
-    node = _choose(list(cluster.nodes.values()), fault)
-    if node is None:
-        return NOT_NOW
-    return _separate(cluster, [node.id], [other for other in cluster.nodes if other != node.id])
-
-
-def isolate_leader(cluster: Cluster, fault: Fault) -> End:
-    """The leader is alone."""
-    leader = cluster.leader
-    if leader is None:
-        return NOT_NOW
-    return _separate(cluster, [leader.id], [other for other in cluster.nodes if other != leader.id])
-
-
-def split(cluster: Cluster, fault: Fault) -> End:
-    """Two groups hear nothing of each other."""
-    ids = sorted(cluster.nodes)
-    _rng(cluster, fault).shuffle(ids)
-    half = (len(ids) + 1) // 2
-    return _separate(cluster, ids[:half], ids[half:])
-
-
-def bridge(cluster: Cluster, fault: Fault) -> End:
-    """Two groups hear nothing of each other, and one machine hears both."""
-    ids = sorted(cluster.nodes)
-    _rng(cluster, fault).shuffle(ids)
-    half = len(ids) // 2
-    return _separate(cluster, ids[:half], ids[half + 1 :])
-
-
-def flap(cluster: Cluster, fault: Fault) -> End:
-    """A link is cut and mended again and again."""
-    pair, world = _pair(cluster, fault), cluster.world
-    if pair is None:
-        return NOT_NOW
-    over = False
-    period = 0.1 + 0.5 * fault.amount
-
-    def toggle(cut: bool) -> None:
-        if over:
-            return
-        if cut:
-            world.network.cut(*pair)
-        else:
-            world.network.mend(*pair)
-        world.at(period, lambda: toggle(not cut))
-
-    def end() -> None:
-        nonlocal over
-        over = True
-        world.network.mend(*pair)
-
-    toggle(True)
-    return end
-
-
-def slow_link(cluster: Cluster, fault: Fault) -> End:
-    """A link takes up to several election timeouts in one direction."""
-    pair, network = _pair(cluster, fault), cluster.world.network
-    if pair is None:
-        return NOT_NOW
-    network.slow_down(*pair, 0.02 + 1.5 * fault.amount**2)
-    return lambda: network.mend(*pair)
-
-
-def disconnect_client(cluster: Cluster, fault: Fault) -> End:
-    """A client loses its connections."""
-    clients = cluster.clients
-    if not clients:
-        return NOT_NOW
-    clients[int(fault.pick * len(clients))].break_link()
-    return _nothing
-
-
 # --- machines and processes -------------------------------------------------------------------------------------
 
 
 def crash(cluster: Cluster, fault: Fault) -> End:
     """Power loss."""
-    node = _up(cluster, fault)
+    node = up(cluster, fault)
     if node is None:
         return NOT_NOW
-    node.crash(survive_randomly(_rng(cluster, fault)))
-    return _nothing
+    node.crash(survive_randomly(rng_of(cluster, fault)))
+    return nothing
 
 
 def crash_leader(cluster: Cluster, fault: Fault) -> End:
@@ -192,66 +42,66 @@ def crash_leader(cluster: Cluster, fault: Fault) -> End:
     leader = cluster.leader
     if leader is None:
         return NOT_NOW
-    leader.crash(survive_randomly(_rng(cluster, fault)))
-    return _nothing
+    leader.crash(survive_randomly(rng_of(cluster, fault)))
+    return nothing
 
 
 def crash_all(cluster: Cluster, fault: Fault) -> End:
     """Power loss of everything at once."""
     for node in cluster.running:
         node.crash()
-    return _nothing
+    return nothing
 
 
 def crash_at_operation(cluster: Cluster, fault: Fault) -> End:
     """Power loss at one of the next writes or syncs of a disk."""
-    node = _up(cluster, fault)
+    node = up(cluster, fault)
     if node is None:
         return NOT_NOW
     arm(node, "power", after=1 + int(60 * fault.amount**2))
-    return _nothing
+    return nothing
 
 
 def crash_at_message(cluster: Cluster, fault: Fault) -> End:
     """Power loss right after one of the next messages, and before those that were to go with it."""
-    node = _up(cluster, fault)
+    node = up(cluster, fault)
     if node is None:
         return NOT_NOW
     node.crash_after_messages = 1 + int(20 * fault.amount**2)
-    return _nothing
+    return nothing
 
 
 def crash_in_recovery(cluster: Cluster, fault: Fault) -> End:
     """Power loss, and again while the machine recovers from it."""
-    node = _up(cluster, fault)
+    node = up(cluster, fault)
     if node is None:
         return NOT_NOW
     node.crash()
     arm(node, "power", after=1 + int(40 * fault.amount**2))
-    return _nothing
+    return nothing
 
 
 def kill(cluster: Cluster, fault: Fault) -> End:
     """The process is killed, and the machine goes on."""
-    node = _up(cluster, fault)
+    node = up(cluster, fault)
     if node is None:
         return NOT_NOW
     node.kill()
-    return _nothing
+    return nothing
 
 
 def restart(cluster: Cluster, fault: Fault) -> End:
     """The process is stopped in good order."""
-    node = _up(cluster, fault)
+    node = up(cluster, fault)
     if node is None:
         return NOT_NOW
     node.stop()
-    return _nothing
+    return nothing
 
 
 def pause(cluster: Cluster, fault: Fault) -> End:
     """The process stands still."""
-    node = _up(cluster, fault)
+    node = up(cluster, fault)
     if node is None:
         return NOT_NOW
     node.pause()
@@ -263,34 +113,34 @@ def pause(cluster: Cluster, fault: Fault) -> End:
 
 def write_error(cluster: Cluster, fault: Fault) -> End:
     """EIO at one of the next writes."""
-    node = _up(cluster, fault)
+    node = up(cluster, fault)
     if node is None:
         return NOT_NOW
     arm(node, "write", after=1 + int(3 * fault.amount))
-    return _nothing
+    return nothing
 
 
 def sync_error(cluster: Cluster, fault: Fault) -> End:
     """EIO at one of the next syncs; what it was to write is lost, and marked as written."""
-    node = _up(cluster, fault)
+    node = up(cluster, fault)
     if node is None:
         return NOT_NOW
     arm(node, "sync", after=1 + int(10 * fault.amount))
-    return _nothing
+    return nothing
 
 
 def read_error(cluster: Cluster, fault: Fault) -> End:
     """EIO at one of the next reads."""
-    node = _up(cluster, fault)
+    node = up(cluster, fault)
     if node is None:
         return NOT_NOW
     arm(node, "read", after=1 + int(5 * fault.amount))
-    return _nothing
+    return nothing
 
 
 def full_disk(cluster: Cluster, fault: Fault) -> End:
     """A disk has little room left, or none."""
-    node = _up(cluster, fault)
+    node = up(cluster, fault)
     if node is None:
         return NOT_NOW
     left = (0, 4 * KIB, 40 * KIB, 100 * KIB, 200 * KIB)[int(5 * fault.amount)]
@@ -304,7 +154,7 @@ def full_disk(cluster: Cluster, fault: Fault) -> End:
 
 def slow_disk(cluster: Cluster, fault: Fault) -> End:
     """Each sync takes up to a second more."""
-    node = _up(cluster, fault)
+    node = up(cluster, fault)
     if node is None:
         return NOT_NOW
     node.slow_sync = fault.amount**2
@@ -317,7 +167,7 @@ def slow_disk(cluster: Cluster, fault: Fault) -> End:
 
 def stalled_disk(cluster: Cluster, fault: Fault) -> End:
     """Syncs do not come back."""
-    node = _up(cluster, fault)
+    node = up(cluster, fault)
     if node is None:
         return NOT_NOW
     node.stall_disk(True)
@@ -326,19 +176,19 @@ def stalled_disk(cluster: Cluster, fault: Fault) -> End:
 
 def write_back(cluster: Cluster, fault: Fault) -> End:
     """A disk writes some of what it was not told to sync, as it may at any time."""
-    node = _up(cluster, fault)
+    node = up(cluster, fault)
     if node is None:
         return NOT_NOW
-    node.vfs.write_back(survive_randomly(_rng(cluster, fault)))
-    return _nothing
+    node.vfs.write_back(survive_randomly(rng_of(cluster, fault)))
+    return nothing
 
 
 def bit_rot(cluster: Cluster, fault: Fault) -> End:
     """A byte of a disk changes while its machine is down."""
-    node = _choose(cluster.running, fault)
+    node = choose(cluster.running, fault)
     if node is None or not may_lose_one(cluster):
         return NOT_NOW
-    rng = _rng(cluster, fault)
+    rng = rng_of(cluster, fault)
     if cluster.plan.rules.rot_anywhere:
         store = node.replica.store
         low = max(store.first_index(), store.last_index())
@@ -350,11 +200,11 @@ def bit_rot(cluster: Cluster, fault: Fault) -> End:
                 other.crash(survive_all)  # so that nobody remembers what this one had acknowledged
         node.crash(survive_all)
         rot(node, rng, newest[0] if newest else b"")
-        return _nothing
+        return nothing
     node.rots = rng
     cluster.at_risk.add(node.id)
     node.stop()
-    return _nothing
+    return nothing
 
 
 # --- clocks and state machines ----------------------------------------------------------------------------------
@@ -362,7 +212,7 @@ def bit_rot(cluster: Cluster, fault: Fault) -> End:
 
 def clock_jump(cluster: Cluster, fault: Fault) -> End:
     """A wall clock is set wrong."""
-    node = _choose(list(cluster.nodes.values()), fault)
+    node = choose(list(cluster.nodes.values()), fault)
     if node is None:
         return NOT_NOW
     node.wall_offset = (-3600.0, -1.0, 1.0, 60.0, 1e9)[int(5 * fault.amount)]
@@ -375,11 +225,11 @@ def clock_jump(cluster: Cluster, fault: Fault) -> End:
 
 def clock_drift(cluster: Cluster, fault: Fault) -> End:
     """A machine's clocks run fast or slow from now on, up to half of what two may run apart."""
-    node = _choose(list(cluster.nodes.values()), fault)
+    node = choose(list(cluster.nodes.values()), fault)
     if node is None:
         return NOT_NOW
     node.set_clock_rate(1.0 + _drift_bound(cluster, node) * (2 * fault.amount - 1))
-    return _nothing
+    return nothing
 
 
 def isolate_slow_leader(cluster: Cluster, fault: Fault) -> End:
@@ -390,7 +240,7 @@ def isolate_slow_leader(cluster: Cluster, fault: Fault) -> End:
     for node in cluster.nodes.values():
         bound = _drift_bound(cluster, node)
         node.set_clock_rate(1.0 - bound if node is leader else 1.0 + bound)
-    mend = _separate(cluster, [leader.id], [other for other in cluster.nodes if other != leader.id])
+    mend = separate(cluster, [leader.id], [other for other in cluster.nodes if other != leader.id])
 
     def end() -> None:
         mend()
@@ -398,7 +248,7 @@ def isolate_slow_leader(cluster: Cluster, fault: Fault) -> End:
             node.set_clock_rate(1.0)
 
     cluster.world.at(isolated_seconds, end)
-    return _nothing
+    return nothing
 
 
 def _drift_bound(cluster: Cluster, node: Node) -> float:
@@ -408,7 +258,7 @@ def _drift_bound(cluster: Cluster, node: Node) -> float:
 
 def slow_apply(cluster: Cluster, fault: Fault) -> End:
     """Each job of a machine's apply thread takes up to two seconds more."""
-    node = _up(cluster, fault)
+    node = up(cluster, fault)
     if node is None:
         return NOT_NOW
     node.slow_apply = 2 * fault.amount**3
@@ -421,22 +271,22 @@ def slow_apply(cluster: Cluster, fault: Fault) -> End:
 
 def out_of_memory(cluster: Cluster, fault: Fault) -> End:
     """`apply` runs out of memory on one machine."""
-    node = _up(cluster, fault)
+    node = up(cluster, fault)
     if node is None:
         return NOT_NOW
     node.fails_apply = True
-    return _nothing
+    return nothing
 
 
 def wipe(cluster: Cluster, fault: Fault) -> End:
     """A machine loses its disk, and comes back under its old number."""
-    node = _choose(cluster.running, fault)
+    node = choose(cluster.running, fault)
     if node is None or not may_lose_one(cluster):
         return NOT_NOW
     cluster.at_risk.add(node.id)
     node.crash()
     node.wipe()
-    return _nothing
+    return nothing
 
 
 def may_lose_one(cluster: Cluster) -> bool:
@@ -459,7 +309,7 @@ def add_member(cluster: Cluster, fault: Fault) -> End:
     if len(cluster.nodes) >= max_nodes or len(cluster.voters()) >= max_voters or not cluster.voters():
         return NOT_NOW
     cluster.send(cluster.joining(cluster.add()))
-    return _nothing
+    return nothing
 
 
 def remove_member(cluster: Cluster, fault: Fault) -> End:
@@ -468,7 +318,7 @@ def remove_member(cluster: Cluster, fault: Fault) -> End:
     if len(cluster.voters()) < 2 or cluster.lost:
         return NOT_NOW
     cluster.send(cluster.leaving(members[int(fault.pick * len(members))]))
-    return _nothing
+    return nothing
 
 
 def replace_member(cluster: Cluster, fault: Fault) -> End:
@@ -481,45 +331,45 @@ def replace_member(cluster: Cluster, fault: Fault) -> End:
     add = MemberChange(operation=MemberOperation.ADD_LEARNER, node_id=node.id, address=node.address)
     remove = MemberChange(operation=MemberOperation.REMOVE, node_id=gone)
     cluster.ask(requests.ChangeMembership(0, [add, remove]))
-    return _nothing
+    return nothing
 
 
 def transfer(cluster: Cluster, fault: Fault) -> End:
     """Leadership is to move."""
     ids = sorted(cluster.nodes)
     cluster.ask(requests.TransferLeader(0, ids[int(fault.pick * len(ids))]))
-    return _nothing
+    return nothing
 
 
 def campaign(cluster: Cluster, fault: Fault) -> End:
     """A machine is told to stand for election."""
-    node = _up(cluster, fault)
+    node = up(cluster, fault)
     if node is None:
         return NOT_NOW
     node.take_request(("campaign", fault.number), requests.Campaign(1))
-    return _nothing
+    return nothing
 
 
 def snapshot(cluster: Cluster, fault: Fault) -> End:
     """A machine is told to take a snapshot."""
-    node = _up(cluster, fault)
+    node = up(cluster, fault)
     if node is None:
         return NOT_NOW
     node.take_request(("snapshot", fault.number), requests.ForceSnapshot(1))
-    return _nothing
+    return nothing
 
 
 def send_snapshot(cluster: Cluster, fault: Fault) -> End:
     """A member is sent a snapshot that it does not need."""
     ids = sorted(cluster.nodes)
     cluster.ask(requests.ForceSnapshotToPeer(0, ids[int(fault.pick * len(ids))]))
-    return _nothing
+    return nothing
 
 
 def compact(cluster: Cluster, fault: Fault) -> End:
     """The state machine is compacted by request."""
     cluster.ask(requests.CompactRequest(0))
-    return _nothing
+    return nothing
 
 
 def end_session(cluster: Cluster, fault: Fault) -> End:
@@ -532,13 +382,13 @@ def end_session(cluster: Cluster, fault: Fault) -> End:
     if session is None:
         return NOT_NOW
     client.ask(requests.SessionEnd(0, session), timeout=2.0)
-    return _nothing
+    return nothing
 
 
 def rolling_restart(cluster: Cluster, fault: Fault) -> End:
     """All machines are restarted, one after the other."""
     cluster.send(cluster.rolling_restart(upgrade=False))
-    return _nothing
+    return nothing
 
 
 def rolling_upgrade(cluster: Cluster, fault: Fault) -> End:
@@ -546,19 +396,19 @@ def rolling_upgrade(cluster: Cluster, fault: Fault) -> End:
     if all(version == len(cluster.machines) - 1 for version in cluster.version.values()):
         return NOT_NOW
     cluster.send(cluster.rolling_restart(upgrade=True))
-    return _nothing
+    return nothing
 
 
 KINDS: dict[str, Callable[[Cluster, Fault], End]] = {
-    "cut link": cut_link,
-    "one-way cut": cut_one_way,
-    "isolated node": isolate_node,
-    "isolated leader": isolate_leader,
-    "split": split,
-    "bridge": bridge,
-    "flapping link": flap,
-    "slow link": slow_link,
-    "client disconnected": disconnect_client,
+    "cut link": links.cut_link,
+    "one-way cut": links.cut_one_way,
+    "isolated node": links.isolate_node,
+    "isolated leader": links.isolate_leader,
+    "split": links.split,
+    "bridge": links.bridge,
+    "flapping link": links.flap,
+    "slow link": links.slow_link,
+    "client disconnected": links.disconnect_client,
     "crash": crash,
     "leader crash": crash_leader,
     "crash of all": crash_all,

@@ -18,12 +18,13 @@ from octopii.errors import ConfigError
 from octopii.machines import KvStateMachine
 from octopii.sim.client import Asked, SimulatedClient
 from octopii.sim.cluster import Cluster
-from octopii.sim.faults import KINDS, NOT_NOW
+from octopii.sim.faults import KINDS
 from octopii.sim.history import Operation
 from octopii.sim.invariants import Checker, Violation
 from octopii.sim.linearizability import Outcome, check_history
 from octopii.sim.plan import Fault, Plan, draw
 from octopii.sim.story import Names, Story, name_of, tell
+from octopii.sim.victims import NOT_NOW
 from octopii.sim.workload import NextKvStateMachine, User, Workload, default_workload
 from octopii.sim.world import World
 from octopii.state_machine import StateMachine
