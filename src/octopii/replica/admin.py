@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 max_relays = 1024
 """Requests that may be with the leader at one time."""
 
+max_pending = 1024
+"""Requests that may wait for a snapshot, a member or a leader at one time."""
+
 Requests = (
     requests.ChangeMembership
     | requests.ChangeAddress
@@ -274,6 +277,10 @@ class Admin:
     # --- waiting ------------------------------------------------------------------------------------------------
 
     def _wait(self, origin: Origin, request_id: int, kind: str, value: int) -> None:
+        if len(self._pending) >= max_pending:
+            error = Overloaded(f"{max_pending} requests wait for something to change already", limit="max_pending")
+            self._replica.outbox.reply(origin, self._replica.leadership.failure(error, request_id))
+            return
         deadline = self._replica.now + self._config.call_timeout
         self._pending.append(Pending(Waiter(origin, request_id), kind, value, deadline))
 

@@ -14,11 +14,20 @@ What a caller hears when there is no answer:
 import msgspec
 
 from octopii.config import Config
-from octopii.errors import DiskFull, NoLeader, OctopiiError, Overloaded, ShuttingDown, TooLarge
+from octopii.errors import DiskFull, NoLeader, NotApplied, OctopiiError, Overloaded, ShuttingDown, TooLarge
 from octopii.replica.jobs import Applied, GroupAnswered, OpenedSession
 from octopii.replica.sessions import Verdict
 from octopii.replica.work import Origin, Outbox
-from octopii.wire.codec import CallGroup, CloseSession, Compact, EntryItem, EntryPayload, OpenSession, encode_entry
+from octopii.wire.codec import (
+    CallGroup,
+    CloseSession,
+    Compact,
+    EntryItem,
+    EntryPayload,
+    Found,
+    OpenSession,
+    encode_entry,
+)
 from octopii.wire.requests import (
     KEPT_ANSWERS,
     CompactRequest,
@@ -44,6 +53,10 @@ Key = tuple[int, int] | bytes
 
 max_waiters = 16
 """Who may wait for the same item: a client that tries again after a lost connection waits twice."""
+
+
+max_compactions = 1024
+"""Requests to compact that may wait; one entry answers all that came before it."""
 
 
 class Waiter(msgspec.Struct, frozen=True, gc=False):
@@ -189,6 +202,10 @@ class Calls:
         if self.refusal is not None:
             self._outbox.reply(origin, self._leadership.failure(self.refusal, request.request_id))
             return
+        if len(self._compactions) + len(self._compactions_packed) >= max_compactions:
+            error = Overloaded(f"{max_compactions} requests to compact wait already", limit="max_compactions")
+            self._outbox.reply(origin, self._leadership.failure(error, request.request_id))
+            return
         self._compactions.append(Waiter(origin, request.request_id))
         self._enqueue(Compact(), item_overhead_bytes, now)
 
@@ -201,25 +218,15 @@ class Calls:
         if self.refusal is not None:
             return self.refusal
         config = self._config
-        sizes = [len(command) for command in group.commands]
-        largest, size = max(sizes, default=0), sum(sizes)
-        if largest > config.max_command_bytes:
-            return TooLarge(
-                f"a command of {largest} bytes is over max_command_bytes = {config.max_command_bytes}",
-                size=largest,
-                limit=config.max_command_bytes,
-            )
-        if size > config.max_batch_bytes:
-            return TooLarge(
-                f"{len(sizes)} commands of {size} bytes are over max_batch_bytes = {config.max_batch_bytes}",
-                size=size,
-                limit=config.max_batch_bytes,
-            )
-        if group.first + len(sizes) - group.acked > config.session_window_calls:
+        error = _too_large(config, group)
+        if error is not None:
+            return error
+        if group.first + len(group.commands) - group.acked > config.session_window_calls:
             return Overloaded(
                 f"the session has more than {config.session_window_calls} unacknowledged calls",
                 limit="session_window_calls",
             )
+        size = sum(map(len, group.commands))
         if (group.session, group.first) in self._waiting:
             return self._overload(size)
         return self.room.objection_to_calls(group.session, size) or self._overload(size)
@@ -329,7 +336,11 @@ class Calls:
             error = NoLeader(f"node {self._leadership.node_id} does not lead", leader=self._leadership.leader or None)
         elif error is None:
             opens = any(type(item) is OpenSession for item in message.items)
-            error = self._overload(size) or (self.room.objection_to_opening() if opens else None)
+            error = (
+                _unfit(self._config, message.items)
+                or self._overload(size)
+                or (self.room.objection_to_opening() if opens else None)
+            )
         if error is not None:
             self._outbox.send(peer, ForwardRefused(self._leadership.failure(error, message.forward_id)))
             return
@@ -457,6 +468,38 @@ class Calls:
             self.give_up_queued(self.refusal)
         elif not full and isinstance(self.refusal, DiskFull):
             self.refusal = None
+
+
+def _too_large(config: Config, group: CallGroup) -> TooLarge | None:
+    sizes = [len(command) for command in group.commands]
+    largest, size = max(sizes, default=0), sum(sizes)
+    if largest > config.max_command_bytes:
+        return TooLarge(
+            f"a command of {largest} bytes is over max_command_bytes = {config.max_command_bytes}",
+            size=largest,
+            limit=config.max_command_bytes,
+        )
+    if size > config.max_batch_bytes:
+        return TooLarge(
+            f"{len(sizes)} commands of {size} bytes are over max_batch_bytes = {config.max_batch_bytes}",
+            size=size,
+            limit=config.max_batch_bytes,
+        )
+    return None
+
+
+def _unfit(config: Config, items: list[EntryItem]) -> OctopiiError | None:
+    """Why another node's items may not stand in the log, or None.
+
+    That node has looked at them itself, but perhaps by other settings: more than a record can hold, or an entry
+    that founds the cluster anew, would end every replica at every start.
+    """
+    for item in items:
+        if isinstance(item, Found):
+            return NotApplied("only entry 1 founds a cluster")
+        if isinstance(item, CallGroup) and (error := _too_large(config, item)) is not None:
+            return error
+    return None
 
 
 def _expired(session: int, request_id: int) -> Failure:

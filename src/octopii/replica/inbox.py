@@ -61,6 +61,8 @@ class Inbox:
         replica = self._replica
         if message.sender != peer or message.to != replica.config.node_id:
             return
+        if message.type is MessageType.SNAPSHOT:
+            return  # snapshots come as offers: the core hears of one when its state is here
         if replica.refused is not None and not (
             isinstance(replica.refused, RemovedNode) and message.type in _vote_requests
         ):
@@ -72,10 +74,11 @@ class Inbox:
             return
         if replica.identity.empty and not self._adopt(peer, message.type):
             return
-        if message.entries and replica.disk.critical:
-            free = replica.disk.free
-            replica.warn("disk", f"the disk is full ({free} bytes free): entries from the leader are not taken")
-            return
+        if message.entries and (replica.disk.critical or replica.writes.blocked):
+            if not replica.writes.blocked:  # else the disk has said so itself
+                free = replica.disk.free
+                replica.warn("disk", f"the disk is full ({free} bytes free): entries from the leader are not taken")
+            return  # they would gather in memory
         replica.raft.step(message)
 
     def empty_peer_is_there(self, peer: int) -> None:
@@ -141,6 +144,4 @@ class Inbox:
             text = f"node {replica.config.node_id} has no room for {offer.size} bytes ({replica.disk.free} free)"
             replica.outbox.send(peer, requests.SnapshotRefused(text))
             return
-        # What the log already holds is of no use, unless the state that came of it is to be replaced.
-        committed = 0 if replica.divergence.takes(offer.index) else replica.raft.committed
-        replica.receiver.offered(peer, offer, committed=committed)
+        replica.receiver.offered(peer, offer)

@@ -32,6 +32,11 @@ class Question(msgspec.Struct, frozen=True, gc=False):
     commands: list[bytes]
     deadline: float
 
+    @property
+    def size(self) -> int:
+        """Bytes of its commands."""
+        return sum(map(len, self.commands))
+
 
 class Asked(msgspec.Struct, frozen=True):
     """Questions that are with the apply thread; `lease` when they count only while the lease holds."""
@@ -63,6 +68,7 @@ class Reads:
         self._asked: dict[int, Asked] = {}
         self._count = 0
         self._pending = 0
+        self._pending_bytes = 0
         self.refusal: OctopiiError | None = None
 
     def query(self, origin: Origin, request: Query, *, now: float, lease_index: int | None) -> None:
@@ -74,6 +80,7 @@ class Reads:
         deadline = now + request.timeout_ns / 1e9 * answered_before
         question = Question(origin, request.request_id, request.commands, deadline)
         self._pending += len(request.commands)
+        self._pending_bytes += question.size
         if request.consistency is Consistency.STALE:
             self._ask(Asked([question], lease=False))
         elif request.consistency is Consistency.LEASE and lease_index is not None:
@@ -84,8 +91,9 @@ class Reads:
 
     def read_index(self, origin: Origin, request: ReadIndex, *, now: float) -> None:
         """Take a request for the read index itself."""
-        if self.refusal is not None:
-            self._outbox.reply(origin, self._leadership.failure(self.refusal, request.request_id))
+        error = self._objection([])
+        if error is not None:
+            self._outbox.reply(origin, self._leadership.failure(error, request.request_id))
             return
         self._pending += 1
         self._waiting.append(Question(origin, request.request_id, [], now + self._config.call_timeout))
@@ -93,12 +101,17 @@ class Reads:
     def _objection(self, commands: list[bytes]) -> OctopiiError | None:
         if self.refusal is not None:
             return self.refusal
-        size, limit = max(map(len, commands)), self._config.max_command_bytes
+        size, limit = max(map(len, commands), default=0), self._config.max_command_bytes
         if size > limit:
             return TooLarge(f"a query of {size} bytes is over max_command_bytes = {limit}", size=size, limit=limit)
         if self._pending >= self._config.max_pending_calls:
             return Overloaded(
                 f"node {self._config.node_id} has {self._pending} queries waiting", limit="max_pending_calls"
+            )
+        if self._pending_bytes and self._pending_bytes + sum(map(len, commands)) > self._config.max_pending_bytes:
+            return Overloaded(
+                f"node {self._config.node_id} has {self._pending_bytes} bytes of queries waiting",
+                limit="max_pending_bytes",
             )
         return None
 
@@ -158,6 +171,7 @@ class Reads:
         self._pending -= len(result.answers)
         at = 0
         for question in asked.questions:
+            self._pending_bytes -= question.size
             end = at + len(question.commands)
             self._outbox.reply(question.origin, QueryAnswers(question.request_id, result.answers[at:end]))
             at = end
@@ -181,6 +195,7 @@ class Reads:
 
     def _fail(self, question: Question, failure: Failure) -> None:
         self._pending -= len(question.commands) or 1
+        self._pending_bytes -= question.size
         self._outbox.reply(question.origin, msgspec.structs.replace(failure, request_id=question.request_id))
 
     def close(self, error: OctopiiError) -> None:

@@ -137,7 +137,12 @@ class Replica:
         self.reads = Reads(config, self.outbox, self.leadership, self._start_read_round)
         self.senders = Senders(config, self.outbox, self.snapshots, self._transfer_finished)
         self.receiver = Receiver(
-            config.node_id, self.outbox, self.snapshots, record=self.writes.record, step=self._step
+            config.node_id,
+            self.outbox,
+            self.snapshots,
+            is_needed=lambda index: index > self.raft.committed or self.divergence.takes(index),
+            record=self.writes.record,
+            step=self._step,
         )
         self.inbox = Inbox(self)
         self.quarantine = Quarantine(self)

@@ -156,9 +156,10 @@ class SnapshotStore:
         self._remove([name for name in names if name < manifest.file_name and name not in in_use])
 
     def discard(self, manifest: Manifest) -> None:
-        """Drop a payload that was written and will not be recorded."""
-        if self.newest is None or self.newest.file_name != manifest.file_name:
-            self._remove([manifest.file_name])
+        """Drop a payload that was written and will not be recorded; a newer snapshot may have done so already."""
+        name = manifest.file_name
+        if (self.newest is None or self.newest.file_name != name) and self._vfs.exists(self._path(name)):
+            self._remove([name])
 
     def forget(self) -> None:
         """Begin anew: what was written never counted."""

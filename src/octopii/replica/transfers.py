@@ -194,7 +194,8 @@ class Senders:
 class Receiver:
     """The follower's half: one snapshot at a time, the newest offered wins.
 
-    When a payload is complete, `record(manifest)` is called to make its manifest durable, and only after `durable` does
+    `is_needed` tells of an index whether a snapshot there is of use: the log does not hold it already, or the state that
+    came of it is to be replaced. When a payload is complete, `record(manifest)` is called to make its manifest durable, and only after `durable` does
     `step` hand the snapshot to the Raft core: the log is thrown away for it, so it has to count by then.
     """
 
@@ -204,12 +205,14 @@ class Receiver:
         outbox: Outbox,
         store: SnapshotStore,
         *,
+        is_needed: Callable[[int], bool],
         record: Callable[[Manifest], bool],
         step: Callable[[Message], None],
     ) -> None:
         self._node_id = node_id
         self._outbox = outbox
         self._store = store
+        self._is_needed = is_needed
         self._record = record
         self._step = step
         self._incoming: Incoming | None = None
@@ -218,18 +221,22 @@ class Receiver:
         self._term = 0
         self._handed_over: dict[int, Manifest] = {}
 
-    def offered(self, peer: int, message: SnapshotOffer, *, committed: int) -> None:
+    def offered(self, peer: int, message: SnapshotOffer) -> None:
         """A leader has a snapshot for this node."""
         try:
             manifest = decode_manifest(message.manifest)
         except MalformedMessage as error:
             self._outbox.send(peer, SnapshotRefused(short_text(str(error))))
             return
+        if manifest.index != message.index or manifest.size != message.size:
+            text = f"{manifest.size} bytes at entry {manifest.index}, offered as {message.size} at {message.index}"
+            self._outbox.send(peer, SnapshotRefused(text))
+            return
         self._from, self._term = peer, message.term
         newest = self._store.newest
         if self._recorded is not None:
             return  # it is answered as soon as that one is durable
-        if manifest.index <= committed or (newest is not None and _same(newest, manifest)):
+        if not self._is_needed(manifest.index) or (newest is not None and _same(newest, manifest)):
             self._hand_over(manifest)
             return
         incoming = self._incoming
@@ -264,6 +271,11 @@ class Receiver:
 
     def _finish(self, peer: int, incoming: Incoming) -> None:
         self._incoming = None
+        if not self._is_needed(incoming.manifest.index):
+            # The entries have come meanwhile. This node may have a snapshot of its own there, of the same name.
+            incoming.abandon()
+            self._hand_over(incoming.manifest)
+            return
         try:
             trouble = "" if incoming.finish() else "the checksum over the whole snapshot is wrong"
         except OSError as error:

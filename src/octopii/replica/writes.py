@@ -26,6 +26,17 @@ if TYPE_CHECKING:
     from octopii.replica.replica import Replica
 
 
+max_held = 4096
+"""Readys whose messages wait for the disk; what comes when there are as many is dropped, as a network may do."""
+
+
+class Unwritten(msgspec.Struct):
+    """A Ready that waits for room, and the number of the last one that has nothing to write and waits behind it."""
+
+    ready: Ready
+    number: int
+
+
 class Recorded(msgspec.Struct, frozen=True):
     """A manifest that was written to the log, and its record's offset."""
 
@@ -49,7 +60,7 @@ class Writes:
         self._replica = replica
         self._log = log
         self._schedule = replica.config.fsync_schedule
-        self._unwritten: deque[Ready] = deque()
+        self._unwritten: deque[Unwritten] = deque()
         self._held: deque[tuple[int, list[Message]]] = deque()
         self._newest = 0  # number of the newest Ready that is written
         self._persisted = 0
@@ -87,25 +98,26 @@ class Writes:
 
     def take(self, ready: Ready) -> None:
         """Write what a Ready has for the disk, behind all that could not be written yet."""
-        if ready.messages_after_persist:
+        if ready.messages_after_persist and len(self._held) < max_held:
             self._held.append((ready.number, ready.messages_after_persist))
-        self._unwritten.append(ready)
+        if self._unwritten and ready.snapshot is None and not ready.entries and ready.hard_state is None:
+            self._unwritten[-1].number = ready.number  # it has nothing for the disk, and counts with what it waits for
+            return
+        self._unwritten.append(Unwritten(ready, ready.number))
         if len(self._unwritten) == 1:
             self.write()
 
     def write(self) -> None:
         """Write what waits, as far as there is room."""
         while self._unwritten:
-            ready = self._unwritten[0]
             try:
-                self._write(ready)
+                self._write(self._unwritten[0].ready)
             except LogFull as error:
                 if self._replica.disk.release():
                     continue
                 self._replica.warn("disk", f"node {self._replica.config.node_id} cannot write its log: {error}")
                 return
-            self._unwritten.popleft()
-            self._newest = ready.number
+            self._newest = self._unwritten.popleft().number
 
     def _write(self, ready: Ready) -> None:
         """Write one Ready; doing so again after a failure half-way through is harmless."""
