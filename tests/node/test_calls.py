@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from octopii import (
+    ApplyFailed,
     BlockingClient,
     BlockingNode,
     CallTimeout,
@@ -58,6 +59,41 @@ class Gate(StateMachine):
     def restore(self, data: memoryview) -> None:
         """The count."""
         self.count = int(bytes(data))
+
+
+class Wide(StateMachine):
+    """Answers with as many bytes as it is asked for."""
+
+    def apply(self, command: bytes) -> bytes:
+        """So many bytes."""
+        if not command.isdigit():
+            raise CommandError("a number of bytes")
+        return b"a" * int(command)
+
+    def query(self, command: bytes) -> bytes:
+        """Likewise."""
+        return b"q" * int(command)
+
+    def snapshot(self) -> bytes:
+        """There is no state."""
+        return b""
+
+    def restore(self, data: memoryview) -> None:
+        """There is no state."""
+
+
+def test_many_long_answers_at_once_all_arrive(tmp_path: Path) -> None:
+    """More than a frame holds together; one that fits no frame by itself is an error, and harms no other."""
+
+    async def body() -> None:
+        async with running(tmp_path, 1, machine=Wide) as cluster, Client([*cluster.addresses.values()]) as client:
+            for call, letter in ((client.propose, b"a"), (client.query, b"q")):
+                answers = await asyncio.gather(*[call(b"%d" % (64 << 10), timeout=patience) for _ in range(400)])
+                assert answers == [letter * (64 << 10)] * 400
+                with pytest.raises(ApplyFailed, match="17825792 bytes"):
+                    await call(b"%d" % (17 << 20), timeout=patience)
+
+    asyncio.run(body())
 
 
 def methods(kind: type) -> dict[str, Callable[..., Any]]:

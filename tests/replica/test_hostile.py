@@ -1,5 +1,7 @@
 """Peers and clients that break the rules: what they say is refused or ignored, and everything stays within limits."""
 
+from collections.abc import Callable
+
 import msgspec
 import pytest
 
@@ -99,12 +101,13 @@ def test_an_offer_that_contradicts_its_manifest_is_refused() -> None:
 
 def test_a_client_cannot_ask_for_more_than_is_kept_in_mind() -> None:
     """Requests that wait for something else than an apply have limits, too; what was asked before is answered."""
-    limits = {"max_batch_bytes": 50 * KIB, "max_command_bytes": 50 * KIB}
-    cluster = Cluster(4, max_pending_calls=200, max_pending_bytes=100 * KIB, **limits)
+    cluster = Cluster(
+        4, max_pending_calls=200, max_pending_bytes=100 * KIB, max_batch_bytes=50 * KIB, max_command_bytes=50 * KIB
+    )
     leader = cluster.wait_for_leader()
     for node in cluster.followers:
         node.crash(survive_none)
-    makers = {
+    makers: dict[str, Callable[[], requests.Request]] = {
         "read index": lambda: requests.ReadIndex(1),
         "snapshot": lambda: requests.ForceSnapshot(1),
         "compaction": lambda: requests.CompactRequest(1),
@@ -142,7 +145,7 @@ def test_a_full_disk_that_stays_full_costs_no_memory(monkeypatch: pytest.MonkeyP
         cluster.world.run(60.0)
         sizes.append((len(node.replica.writes._unwritten), len(node.replica.writes._held)))
     assert sizes == [(1, 100)] * 3
-    del node.replica.disk.check  # type: ignore[method-assign]
+    del node.replica.disk.check
     node.vfs.faults.capacity = None
     cluster.settle()
     assert_all_well(cluster)

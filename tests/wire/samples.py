@@ -67,6 +67,7 @@ REPLIES: list[requests.Reply] = [
     requests.ProposeAnswers(1, ANSWERS),
     requests.SessionOpened(2, 7),
     requests.QueryAnswers(3, [b"1"]),
+    requests.ProposeAnswers(1, ANSWERS, more=True),
     requests.QueryAnswers(3, [CommandErrorAnswer("no")]),
     requests.Done(4, 99),
     requests.Report(5, b'{"id": 1}'),

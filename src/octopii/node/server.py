@@ -15,10 +15,10 @@ from typing import Protocol
 from octopii.config import Config, parse_address
 from octopii.errors import OctopiiError
 from octopii.node.transport import Connection, Frames, unexpected
-from octopii.wire.frames import FrameType, Greeting, encode_frame, encode_greeting
+from octopii.wire.frames import FrameType, Greeting, encode_greeting
 from octopii.wire.handshake import Handshake, Hello, Role
 from octopii.wire.peer_frames import PeerOutput, decode_peer_frame
-from octopii.wire.requests import Reply, Request, SessionEnd, decode_request, encode_reply
+from octopii.wire.requests import Request, SessionEnd, decode_request
 
 logger = logging.getLogger("octopii.node")
 
@@ -211,8 +211,3 @@ class Server:
         self.shut()
         if self._server is not None:
             await self._server.wait_closed()
-
-
-def encode_replies(replies: list[Reply]) -> list[bytes]:
-    """Replies as frames."""
-    return [encode_frame(FrameType.REPLY, encode_reply(reply)) for reply in replies]

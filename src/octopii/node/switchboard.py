@@ -15,13 +15,14 @@ from octopii.config import Config
 from octopii.errors import RefusedError
 from octopii.node.peers import PeerLinks
 from octopii.node.security import client_context, server_context
-from octopii.node.server import Server, encode_replies
+from octopii.node.server import Server
 from octopii.node.transport import Connection
 from octopii.replica.founding import facts_of
 from octopii.replica.replica import Replica
 from octopii.replica.work import PeerOutput
 from octopii.wire.frames import WireError
 from octopii.wire.handshake import Handshake, Hello, Refusal, Role, judge
+from octopii.wire.parts import encode_replies
 from octopii.wire.requests import LeaderHint, Reply, Request
 
 

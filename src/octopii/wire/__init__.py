@@ -4,6 +4,7 @@
     handshake     who is there and may they come in: the first exchange, and its rules
     codec         what a log entry holds and what a command is answered with
     requests      what clients ask, what nodes answer, what nodes say to each other beside Raft
+    parts         answers that are more than a frame may hold
     peer_frames   all that nodes say to each other, as frames
     call          the client's side of a call: the machine that a program's client, a node and the simulator drive
     courier       under it: requests on their way, and the ones that will not be answered

@@ -14,14 +14,17 @@ from typing import TypeAlias
 
 import msgspec
 
-from octopii.wire.codec import CallGroup
+from octopii.wire.codec import Answer, CallGroup
 from octopii.wire.requests import (
     Failure,
     PeerProgressRequest,
     Propose,
+    ProposeAnswers,
     ProposeSince,
     Query,
+    QueryAnswers,
     ReadIndex,
+    Reply,
     Request,
     SessionRequest,
     StatusRequest,
@@ -60,6 +63,13 @@ class Attempt(msgspec.Struct, eq=False, kw_only=True):
     address: str = ""
     sent_at: float = 0.0
     uncertain: bool = False
+    parts: list[Answer] | None = None
+    """Answers that have come so far, where there are more than one reply holds."""
+
+    @property
+    def wanted(self) -> int:
+        """How many answers are to come."""
+        return 0
 
     @property
     def repeatable(self) -> bool:
@@ -75,6 +85,19 @@ class Attempt(msgspec.Struct, eq=False, kw_only=True):
         """The outstanding try will not be answered."""
         self.request_id = 0
         self.uncertain = True
+        self.parts = None
+
+    def take_part(self, answers: list[Answer]) -> bool:
+        """Keep a part of the answers; False when there are more than were asked for."""
+        parts = self.parts = [*(self.parts or []), *answers]
+        return len(parts) <= self.wanted
+
+    def whole(self, reply: Reply) -> Reply:
+        """The last part of an answer with what came before it; any other reply as it is."""
+        parts, self.parts = self.parts, None
+        if parts and isinstance(reply, ProposeAnswers | QueryAnswers):
+            return msgspec.structs.replace(reply, answers=[*parts, *reply.answers])
+        return reply
 
     def request(self) -> Request:
         """Return what to send, under the present `request_id`."""
@@ -103,6 +126,11 @@ class Single(Attempt):
         """Whether it changes nothing, so that trying again is always safe."""
         return isinstance(self.template, _REPEATABLE)
 
+    @property
+    def wanted(self) -> int:
+        """One for each question."""
+        return len(self.template.commands) if isinstance(self.template, Query) else 0
+
     def request(self) -> Request:
         """Return what to send."""
         return msgspec.structs.replace(self.template, request_id=self.request_id)
@@ -121,6 +149,11 @@ class Group(Attempt):
     size: int
     waiting: int
     since: int
+
+    @property
+    def wanted(self) -> int:
+        """One for each command."""
+        return len(self.commands)
 
     def request(self) -> Request:
         """Return what to send: always the same numbers and commands, `acked` as of now."""

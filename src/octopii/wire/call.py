@@ -273,6 +273,7 @@ class CallMachine:
         attempt = self._courier.receive(address, reply, now)
         if attempt is None:
             return
+        reply = attempt.whole(reply)
         if isinstance(reply, Failure):
             self._handle_failure(attempt, reply, now)
         elif self._handle_answer(attempt, reply, now):

@@ -13,7 +13,7 @@ import msgspec
 from octopii.errors import RefusedError
 from octopii.wire.attempts import Attempt
 from octopii.wire.links import LinkAction, LinkLimits, Links
-from octopii.wire.requests import LeaderHint, Reply, Request
+from octopii.wire.requests import LeaderHint, ProposeAnswers, QueryAnswers, Reply, Request
 
 
 class Send(msgspec.Struct, frozen=True, gc=False):
@@ -97,7 +97,7 @@ class Courier:
         return self._lose(address)
 
     def receive(self, address: str, reply: Reply, now: float) -> Attempt | None:
-        """Take a reply; return the attempt that it belongs to, which is no longer outstanding."""
+        """Take a reply; return the attempt that it answers, then no longer outstanding, or None while more follows."""
         self._last_heard[address] = now
         if isinstance(reply, LeaderHint):
             self.links.hint(reply.leader, reply.address, now)
@@ -106,6 +106,10 @@ class Courier:
         if attempt is None or attempt.address != address:
             return None
         del self._outstanding[reply.request_id]
+        if isinstance(reply, ProposeAnswers | QueryAnswers) and reply.more and attempt.take_part(reply.answers):
+            attempt.sent_at = now  # the rest has as long as an answer may take, and stands behind what was sent before
+            self._outstanding[reply.request_id] = attempt
+            return None
         attempt.request_id = 0
         return attempt
 

@@ -262,10 +262,11 @@ Request = (
 
 
 class ProposeAnswers(msgspec.Struct, array_like=True, tag=1, frozen=True, gc=False):
-    """One answer for each command of the group, in order."""
+    """One answer for each command of the group, in order; `more` when further ones follow in another reply."""
 
     request_id: Number
     answers: Answers
+    more: bool = False
 
 
 class SessionOpened(msgspec.Struct, array_like=True, tag=2, frozen=True, gc=False):
@@ -276,10 +277,11 @@ class SessionOpened(msgspec.Struct, array_like=True, tag=2, frozen=True, gc=Fals
 
 
 class QueryAnswers(msgspec.Struct, array_like=True, tag=3, frozen=True, gc=False):
-    """What the state machine said to each question, in order."""
+    """What the state machine said to each question, in order; `more` likewise."""
 
     request_id: Number
     answers: Answers
+    more: bool = False
 
 
 class Done(msgspec.Struct, array_like=True, tag=4, frozen=True, gc=False):
