@@ -13,7 +13,7 @@ from octopii.walrus.faults import survive_none
 from octopii.wire import requests
 from octopii.wire.codec import AdmitStorage, CallGroup, EntryItem, Found, MemberFact
 from octopii.wire.requests import Failure, FailureKind, Forward, SnapshotOffer
-from tests.replica.clusters import KIB, Cluster, Node
+from tests.replica.clusters import KIB, Cluster, Node, config_of
 from tests.replica.test_disk import fill
 
 
@@ -197,5 +197,23 @@ def test_a_snapshot_that_arrives_when_its_entries_are_there_replaces_nothing() -
     assert node.replica.snapshots.newest is own
     node.crash(survive_none)
     node.start()
+    cluster.settle()
+    assert_all_well(cluster)
+
+
+def test_a_follower_with_smaller_limits_takes_what_its_leader_took() -> None:
+    """Limits are looked at where a command enters the log: another node's are no reason to stop, nor to fall behind."""
+    cluster = Cluster(8, start=False)
+    for node in cluster.nodes.values():
+        small = {"max_batch_bytes": 64 * KIB, "max_command_bytes": 64 * KIB}
+        large = {"max_batch_bytes": 6 << 20, "max_command_bytes": 6 << 20}
+        node.config = config_of(node.id, 3, **(large if node.id == 1 else small))  # type: ignore[arg-type]
+    cluster.start()
+    leader = cluster.wait_for_leader()
+    if leader.id != 1:
+        cluster.reply(leader, requests.TransferLeader(1, 1))
+    asked = cluster.client(at=1).propose(bytes(2 << 20))
+    cluster.wait(asked)
+    assert asked.error is None
     cluster.settle()
     assert_all_well(cluster)
