@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from octopii import OctopiiNode
+from octopii import ConfigError, OctopiiNode
 from octopii.config import MIB
+from octopii.machines import KvStateMachine
 from octopii.replica.work import PeerOutput
 from octopii.wire.requests import SnapshotChunk
 from tests.node.cluster import Cluster, patience, running, term_of, until
@@ -138,3 +139,28 @@ def test_a_snapshot_can_be_taken_and_sent_by_hand(tmp_path: Path) -> None:
             assert await second.query(b"GET after", timeout=patience) == b"yes"
 
     asyncio.run(play())
+
+
+class Picky(KvStateMachine):
+    """A machine that takes no snapshot any more."""
+
+    def restore(self, data: memoryview) -> None:
+        """Never."""
+        raise ValueError("written by another machine")
+
+
+def test_a_node_whose_machine_does_not_take_its_snapshot_refuses_to_start(tmp_path: Path) -> None:
+    """It says which snapshot and why, has let go of folder and port, and starts with the machine that wrote it."""
+
+    async def body() -> None:
+        async with running(tmp_path, 1) as cluster:
+            (node,) = cluster.nodes.values()
+            await node.propose(b"SET a 1", timeout=patience)
+            index = await node.force_snapshot(timeout=patience)
+            await cluster.stop(node.id)
+            with pytest.raises(ConfigError, match=f"entry {index}.*ValueError: written by another machine"):
+                await OctopiiNode(cluster.config(node.id), Picky()).start()
+            await cluster.start(node.id)
+            assert await cluster.nodes[node.id].query(b"GET a", timeout=patience) == b"1"
+
+    asyncio.run(body())

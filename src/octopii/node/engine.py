@@ -17,13 +17,13 @@ import time
 from collections.abc import Callable
 
 from octopii.config import Config
-from octopii.errors import ShuttingDown
+from octopii.errors import ConfigError, ShuttingDown
 from octopii.node.local_calls import LOCAL, LocalCalls
 from octopii.node.switchboard import Switchboard
 from octopii.node.transport import Connection
 from octopii.node.workers import ApplyThread, SyncThreads
 from octopii.replica.applier import Applier
-from octopii.replica.jobs import Result
+from octopii.replica.jobs import Cause, Result
 from octopii.replica.replica import Replica
 from octopii.replica.work import Origin, Work
 from octopii.state_machine import StateMachine
@@ -91,10 +91,21 @@ class Engine:
     # --- life ---------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Listen, restore what is on disk, and begin."""
+        """Listen, begin, and wait until the machine has the newest snapshot on disk.
+
+        Raises `ConfigError` when the machine does not take it, and what opening raises.
+        """
         await self.board.open()
         self._tick_timer = self._loop.call_later(self.config.tick_interval, self._tick_due)
         self.turn()
+        while self.replica.applying.restoring and self.failed is None:
+            await self._changed.wait()
+        failure = self.replica.applying.failure
+        if failure is not None and failure.cause is Cause.SNAPSHOT:
+            raise ConfigError(
+                f"the state machine of node {self.config.node_id} does not take the snapshot at entry {failure.index} "
+                f"in {self.config.wal_path}: {failure.reason}. Is it the machine, and the version, that wrote it?"
+            )
 
     async def stop(self, patience: float) -> None:
         """Hand leadership over, finish what is under way, close everything. Takes `patience` seconds at most."""

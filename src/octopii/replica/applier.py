@@ -340,7 +340,8 @@ class Applier:
             sessions = decode_sessions(data[manifest.state_size :], count=manifest.sessions)
             restore_snapshot(self.machine, version=manifest.machine_version, data=data[: manifest.state_size])
         except Exception as error:  # noqa: BLE001  (the machine may raise anything; the replica then refuses to go on)
-            self._failure = LocalFailure(manifest.index, f"restore() raised {type(error).__name__}: {_text_of(error)}")
+            reason = f"restore() raised {type(error).__name__}: {_text_of(error)}"
+            self._failure = LocalFailure(manifest.index, reason, Cause.SNAPSHOT)
             return Restored(manifest, self._failure)
         self.sessions.restore(sessions)
         self.roster = manifest.roster.copy()

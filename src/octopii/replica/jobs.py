@@ -106,6 +106,7 @@ class Cause(enum.Enum):
 
     TROUBLE = "restart it, or see --skip-index if it happens on every node"
     VERSION = "start a newer program on this node"
+    SNAPSHOT = "start it with the machine, and the version of it, that wrote the snapshot"
     DIVERGENCE = "find out what in the state machine differs between nodes; see --on-divergence=resync"
 
 
