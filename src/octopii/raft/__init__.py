@@ -75,7 +75,8 @@ Office: `transfer_leader` brings a voter up to date and hands over to it; no pro
 timeout it is given up. `campaign` stands for election at once, `forget_leader` lets another be elected at once.
 
 Sending: `report_unreachable` and `report_snapshot` tell how it went; `send_snapshot` sends a member a snapshot although
-the log reaches it. `status` shows each member's progress; `is_voter` and `silence`, since a leader was heard, this node.
+the log reaches it. `status` shows each member's progress; `is_voter` and `silence`, since a leader was heard,
+this node.
 
 Lost disks: a log's end (term, index) never goes back, but for a snapshot, unless the disk has lost what was synced.
 Who notices tells the node by `hold_to`, and `has_lost_entries` is true until its log is whole again, and the leader by

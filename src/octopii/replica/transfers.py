@@ -194,9 +194,10 @@ class Senders:
 class Receiver:
     """The follower's half: one snapshot at a time, the newest offered wins.
 
-    `is_needed` tells of an index whether a snapshot there is of use: the log does not hold it already, or the state that
-    came of it is to be replaced. When a payload is complete, `record(manifest)` is called to make its manifest durable, and only after `durable` does
-    `step` hand the snapshot to the Raft core: the log is thrown away for it, so it has to count by then.
+    `is_needed` tells of an index whether a snapshot there is of use: the log does not hold it already, or the state
+    that came of it is to be replaced. When a payload is complete, `record(manifest)` is called to make its manifest
+    durable, and only after `durable` does `step` hand the snapshot to the Raft core: the log is thrown away for it, so
+    it has to count by then.
     """
 
     def __init__(

@@ -58,8 +58,7 @@ from octopii.wire.codec import (
 )
 
 KEPT_ANSWERS = "kept_answers"
-"""What the limit of an `Overloaded` is called when a session keeps too many bytes of answers: the client goes on when
-it has acknowledged some."""
+"""The limit that an `Overloaded` names when a session keeps too many bytes of answers, until some are acknowledged."""
 
 MAX_CHANGES = 64
 """Most single changes in one membership request."""
@@ -403,9 +402,8 @@ class SnapshotRefused(msgspec.Struct, array_like=True, tag=9, frozen=True, gc=Fa
 class Pulse(msgspec.Struct, array_like=True, tag=10, frozen=True, gc=False):
     """How a node is, a few times per election timeout: wall clock (UTC, nanoseconds), whether its disk is low.
 
-    And which cluster it belongs to by now, because one that was empty in the handshake may have joined one since.
-    `term` is the one that it is in; `log_term` and `log_index` are the end of its log on disk, 0 where a crash may take
-    that back; `held_term` and `held_index` the end of a log that it had acknowledged before its disk lost some of it.
+    And its cluster, because one that was empty in the handshake may have joined one since; its term; the end of its log
+    on disk (0 where a crash may take that back), and of what it had acknowledged before its disk lost some of it.
     `command_version` is the newest version of the state machine's commands that its program can run; `digest` is its
     newest one, as of entry `digest_index` (0: none): 8 bytes over all answers, then 8 over the state if there are any.
     """
