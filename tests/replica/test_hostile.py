@@ -207,7 +207,7 @@ def test_a_follower_with_smaller_limits_takes_what_its_leader_took() -> None:
     for node in cluster.nodes.values():
         small = {"max_batch_bytes": 64 * KIB, "max_command_bytes": 64 * KIB}
         large = {"max_batch_bytes": 6 << 20, "max_command_bytes": 6 << 20}
-        node.config = config_of(node.id, 3, **(large if node.id == 1 else small))  # type: ignore[arg-type]
+        node.config = config_of(node.id, 3, **(large if node.id == 1 else small))
     cluster.start()
     leader = cluster.wait_for_leader()
     if leader.id != 1:

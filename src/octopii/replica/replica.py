@@ -78,8 +78,8 @@ log_segment_blocks = 1024
 """Geometry of a node's log: 64 KiB, and segments of up to 64 MiB."""
 
 log_max_entry_bytes = 513 << 20
-"""Bytes of one entry of the Raft log. What a leader took by its own `max_batch_bytes`, 256 MiB at most, followers have to
-take, too; the encoding adds a few bytes for each command."""
+"""Bytes of one entry of the Raft log. What a leader took by its own `max_batch_bytes`, 256 MiB at most, followers have
+to take as well; the encoding adds a few bytes for each command."""
 
 max_unapplied_bytes = 64 << 20
 """Bytes of entries handed to the apply thread and not yet applied; beyond it the leader packs no more."""
