@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import msgspec
+import pytest
 
 from octopii.errors import LogFull, LogPoisoned
 from octopii.raft import ConfState
@@ -28,12 +29,14 @@ from tests.replica import (
     schedules,
     test_clock,
     test_disk,
+    test_divergence,
     test_identity,
     test_reads,
     test_restarts,
     test_sessions,
     test_snapshots,
     test_trouble,
+    test_versions,
 )
 
 Function = Callable[..., Any]
@@ -47,6 +50,8 @@ MODULES = (
     test_clock,
     test_trouble,
     test_disk,
+    test_versions,
+    test_divergence,
 )
 
 
@@ -322,6 +327,57 @@ def read_unconfirmed(right: Function) -> Function:
     return wrong
 
 
+def do_nothing(right: Function) -> Function:
+    """It is left out."""
+    return lambda *_arguments: None
+
+
+def raise_when_connected_members_can(right: Function) -> Function:
+    """Members that are away are not waited for before the version is raised."""
+
+    def wrong(versions: Any, now: float) -> None:
+        members = versions._replica.applying.roster.members
+        away = {member: members.pop(member) for member in set(members) - {*versions.reported, 0}}
+        right(versions, now)
+        members.update(away)
+
+    return wrong
+
+
+def remember_reports(right: Function) -> Function:
+    """What a member reported counts although it has gone, and may come back as another program."""
+    return lambda _versions, _peer: None
+
+
+def take_what_is_too_new(right: Function) -> Function:
+    """An older program applies what it does not know."""
+
+    def wrong(applier: Any, index: int, version: int) -> None:
+        applier.active_version = version
+
+    return wrong
+
+
+def agree_with_anybody(right: Function) -> Function:
+    """Two that agree are enough to judge the others, majority or not."""
+
+    def wrong(divergence: Any, index: int) -> None:
+        digests = divergence._digests[index]
+        if digests:
+            divergence._compare_with(next(iter(digests.values())), index)
+
+    return wrong
+
+
+def go_back_without_the_log(right: Function) -> Function:
+    """A state that is replaced by a snapshot is not brought up to where the node was."""
+
+    def wrong(applying: Any, manifest: Any) -> None:
+        applying.restore(manifest)
+
+    return wrong
+
+
 REPLICA = "octopii.replica."
 MUTANTS = [
     Mutant("ack before fsync", 3, REPLICA + "writes:Writes.begin_sync", count_before_the_sync),
@@ -331,6 +387,8 @@ MUTANTS = [
     Mutant("snapshot lacks sessions", 12, REPLICA + "applier:Applier._capture", answers_without_sessions),
     Mutant("snapshot lacks membership", 12, REPLICA + "applier:Applier._capture", answers_with(conf_state=ConfState())),
     Mutant("snapshot lacks roster", 12, REPLICA + "applier:Applier._capture", answers_with(roster=Roster())),
+    Mutant("snapshot lacks version", 12, REPLICA + "applier:Applier._capture", answers_with(active_version=1)),
+    Mutant("snapshot lacks digest", 12, REPLICA + "applier:Applier._capture", answers_with(answers_digest=0)),
     Mutant("snapshot lacks time", 12, REPLICA + "applier:Applier._capture", answers_with(time=0)),
     Mutant("snapshot file purged", 12, REPLICA + "snapshots:SnapshotStore.prune", purge_what_is_being_sent),
     Mutant("manifest before its sync", 13, REPLICA + "writes:Writes.record", count_at_record),
@@ -342,6 +400,13 @@ MUTANTS = [
     Mutant("expired sessions reopened", 14, REPLICA + "sessions:SessionTable.begin", reopen_expired_sessions),
     Mutant("local failure swallowed", 15, REPLICA + "applier:Applier._fail", forget_failures),
     Mutant("exception text replicated", 15, REPLICA + "applier:Applier._apply_group", keep_the_text),
+    Mutant("version raised early", 15, REPLICA + "versions:Versions._maybe_raise", raise_when_connected_members_can),
+    Mutant("old reports count", 15, REPLICA + "versions:Versions.lost", remember_reports),
+    Mutant("newer entries applied", 15, REPLICA + "applier:Applier._activate", take_what_is_too_new),
+    Mutant("answers not compared", 15, REPLICA + "applier:Applier._fold", do_nothing),
+    Mutant("judged without a majority", 15, REPLICA + "divergence:Divergence._judge", agree_with_anybody),
+    Mutant("differing node serves on", 15, REPLICA + "divergence:Divergence._differs", do_nothing),
+    Mutant("resync without the log", 15, REPLICA + "applying:Applying.go_back_to", go_back_without_the_log),
     Mutant("wiped node admitted", 16, "octopii.wire.handshake:_judge_member", admit_wiped_nodes),
     Mutant("ENOSPC taken for success", 18, REPLICA + "writes:Writes._write", take_a_full_disk_for_success),
     Mutant("EIO at a sync ignored", 18, REPLICA + "writes:Writes.sync_done", take_a_failed_sync_for_success),
@@ -374,26 +439,44 @@ def tests_of(module: ModuleType) -> dict[str, Check]:
             spans.append([dict(zip(names, value if len(names) > 1 else (value,))) for value in mark.args[1]])
         for number, values in enumerate(itertools.product(*spans)):
             arguments = {key: value for chosen in values for key, value in chosen.items()}
-            checks[f"{name.removeprefix('test_')}-{number}"] = partial(function, **arguments)
+            checks[f"{name.removeprefix('test_')}-{number}"] = with_fixtures(function, arguments)
     return checks
 
 
-LIKELY: dict[int, ModuleType] = {
-    3: test_disk,
-    10: test_reads,
-    14: test_sessions,
-    15: test_trouble,
-    16: test_identity,
-    18: test_disk,
-    19: test_clock,
-    20: test_identity,
+def with_fixtures(function: Callable[..., None], arguments: dict[str, Any]) -> Check:
+    """A test that is given its arguments, and `monkeypatch` if it asks for it.
+
+    Raises `LookupError` when it asks for more: it would fail at once, and seem to catch every mutant.
+    """
+    missing = inspect.signature(function).parameters.keys() - arguments.keys()
+    if not missing:
+        return partial(function, **arguments)
+    if missing != {"monkeypatch"}:
+        raise LookupError(f"{function.__name__} asks for {sorted(missing)}")
+
+    def check() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            function(**arguments, monkeypatch=patch)
+
+    return check
+
+
+LIKELY: dict[int, tuple[ModuleType, ...]] = {
+    3: (test_disk,),
+    10: (test_reads,),
+    14: (test_sessions,),
+    15: (test_trouble, test_versions, test_divergence),
+    16: (test_identity,),
+    18: (test_disk,),
+    19: (test_clock,),
+    20: (test_identity,),
 }
 """Where a class of bug is looked for first, which saves time and nothing else."""
 
 
 def families(seeds: int, *, number: int = 0) -> dict[str, dict[str, Check]]:
     """Everything that may catch a mutant of a class."""
-    modules = sorted(MODULES, key=lambda module: module is not LIKELY.get(number))
+    modules = sorted(MODULES, key=lambda module: module not in LIKELY.get(number, ()))
     named = {name: check for module in modules for name, check in tests_of(module).items()}
     return {"named": named, "schedule": {f"seed {seed}": partial(schedules.run, seed) for seed in range(seeds)}}
 

@@ -2,6 +2,7 @@
 
 import typing
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, ClassVar
 
 import msgspec
@@ -11,12 +12,13 @@ from octopii.errors import CommandError
 from octopii.state_machine import StateMachine
 from octopii.typed.declared_errors import DeclaredError, declared_errors
 from octopii.typed.method import Method
-from octopii.typed.state import Field, InitAnnotations, field_blocks, read_init, require_declared, state_fields
+from octopii.typed.parts import Block, blocks_of, take_block
+from octopii.typed.state import Field, InitAnnotations, read_init, require_declared, state_fields
 
 _KIND = "typed/1"
 
 _decode_call = msgspec.msgpack.Decoder(tuple[str, msgspec.Raw]).decode
-_block_decoder = msgspec.msgpack.Decoder(tuple[str, msgspec.Raw])
+_block_decoder = msgspec.msgpack.Decoder(Block)
 
 _SETTINGS = frozenset({"errors", "snapshot_version", "command_version"})
 """Attributes by which a class says something of itself."""
@@ -101,30 +103,29 @@ class TypedStateMachine(StateMachine):
         missing = sorted(fields.keys() - values.keys())
         if missing:
             raise TypeError(f"{name} declares {', '.join(missing)}, and its __init__ gave no value")
-        return write_blocks(_KIND, field_blocks({field: values[field] for field in fields}))
+        parts = [blocks_of(field, values[field], declared.shape) for field, declared in fields.items()]
+        return write_blocks(_KIND, chain.from_iterable(parts))
 
     def restore(self, data: memoryview) -> None:
         """Replace all declared fields; raises `ValueError` and changes nothing when the snapshot does not fit them."""
         fields = _fields_of(type(self))
         restored: dict[str, Any] = {}
-        for name, payload in read_blocks(_KIND, data, _block_decoder):
+        for block in read_blocks(_KIND, data, _block_decoder):
+            name = block.field
             field = fields.get(name)
             if field is None:
                 raise ValueError(f"the snapshot has a field {name!r} that {type(self).__name__} does not declare")
+            if field.shape is not None:
+                if name not in restored:
+                    restored[name] = field.empty()
+                take_block(block, restored[name], field.shape)
+                continue
+            if name in restored or block.path:
+                raise ValueError(f"the snapshot has field {name!r} twice")
             try:
-                value = field.decoder.decode(payload)
+                restored[name] = field.decoder.decode(block.payload)
             except msgspec.DecodeError as error:
                 raise ValueError(f"the snapshot's field {name!r} does not fit its type: {error}") from None
-            if field.container is None:
-                if name in restored:
-                    raise ValueError(f"the snapshot has field {name!r} twice")
-                restored[name] = value
-                continue
-            into = restored.setdefault(name, field.empty())
-            if isinstance(into, dict | set):
-                into.update(value)
-            else:
-                into.extend(value)
         if restored.keys() != fields.keys():
             # Fields that were added since get what a new instance has.
             args, kwargs = self._made_with

@@ -1,4 +1,4 @@
-"""The state that a typed machine declares: found from annotations, written in blocks, read back.
+"""The state that a typed machine declares, found from annotations.
 
 Annotations in the class body are there at run time. Those of `self.name: T = ...` in `__init__` are not: Python drops
 them, so they are read from the source text of `__init__` when the class is made. Where there is no source (a frozen
@@ -8,38 +8,31 @@ says so. Nothing is guessed from values: only a type says whether [1, 2] was a l
 
 import ast
 import dis
-import heapq
 import inspect
 import textwrap
 import typing
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
-from itertools import islice
 from typing import Any, ClassVar
 
 import msgspec
 
-from octopii.blocks import MAX_BLOCK_ITEMS, TARGET_BLOCK_BYTES
+from octopii.typed.parts import Shape, shape_of
 from octopii.typed.types import hints_of, require_plain
-
-FIRST_PART_ITEMS = 64
-"""Items in the first part of a container's snapshot; later parts follow the size of what was seen."""
-
-_encoder = msgspec.msgpack.Encoder()
 
 
 class Field(msgspec.Struct, frozen=True):
-    """One declared attribute: container type (None for any other value), decoder of its blocks, default if any."""
+    """One declared attribute: its shape if it is a container, the decoder of any other value, its default if any."""
 
-    container: type | None
+    shape: Shape | None
     decoder: Any
     default: Any
 
     @property
     def starts(self) -> bool:
         """Whether it has a value before `__init__` gives it one."""
-        return self.default is not msgspec.UNSET or self.container is not None
+        return self.default is not msgspec.UNSET or self.shape is not None
 
     def initial(self) -> Any:
         """Its value in a new instance."""
@@ -49,8 +42,8 @@ class Field(msgspec.Struct, frozen=True):
         """A container without items."""
         if isinstance(self.default, deque):
             return deque(maxlen=self.default.maxlen)
-        assert self.container is not None
-        return self.container()
+        assert self.shape is not None
+        return self.shape.kind()
 
 
 # --- what is declared -------------------------------------------------------------------------------------------
@@ -180,51 +173,9 @@ def _is_class_variable(hint: Any) -> bool:
 
 
 def _field(cls: type, name: str, hint: Any, *, in_body: bool) -> Field:
-    plain = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
-    container = typing.get_origin(plain) or plain
-    if container not in (dict, list, set, deque):
-        container = None
-    if container is deque:
-        hint = list[(typing.get_args(plain) or (Any,))[0]]  # type: ignore[misc]
+    shape = shape_of(hint)
     default = getattr(cls, name, msgspec.UNSET) if in_body else msgspec.UNSET
-    if in_body and default is msgspec.UNSET and container is None:
+    if in_body and default is msgspec.UNSET and shape is None:
         raise TypeError(f"{cls.__name__}.{name} needs a default: only dicts, lists, sets and deques start empty")
-    require_plain(hint, f"{cls.__name__}.{name} cannot be part of a snapshot")
-    return Field(container, msgspec.msgpack.Decoder(hint), default)
-
-
-# --- blocks -----------------------------------------------------------------------------------------------------
-
-
-def field_blocks(fields: dict[str, Any]) -> Iterator[tuple[str, msgspec.Raw]]:
-    """Yield every field as (name, encoded part), containers in parts of about `TARGET_BLOCK_BYTES`."""
-    for name, value in fields.items():
-        if isinstance(value, dict):
-            items: Iterator[Any] = iter(value.items())
-            collect: Callable[[Iterable[Any]], Any] = dict
-        elif isinstance(value, list | deque | set):
-            items = _in_fixed_order(value) if isinstance(value, set) else iter(value)
-            collect = list
-        else:
-            yield name, msgspec.Raw(_encoder.encode(value))
-            continue
-        # The first part is written even when it is empty: an emptied container is not a missing one.
-        step = FIRST_PART_ITEMS
-        part = collect(islice(items, step))
-        while True:
-            payload = _encoder.encode(part)
-            yield name, msgspec.Raw(payload)
-            fitting = len(part) * TARGET_BLOCK_BYTES // len(payload)
-            step = max(1, min(step * 2, fitting, MAX_BLOCK_ITEMS))
-            part = collect(islice(items, step))
-            if not part:
-                break
-
-
-def _in_fixed_order(values: set[Any]) -> Iterator[Any]:
-    """Iterate a set in an order that is the same in every process, without one long call that sorts it all."""
-    iterator = iter(values)
-    runs = []
-    while run := sorted(islice(iterator, MAX_BLOCK_ITEMS), key=_encoder.encode):
-        runs.append(run)
-    return heapq.merge(*runs, key=_encoder.encode)
+    require_plain(hint if shape is None else shape.hint, f"{cls.__name__}.{name} cannot be part of a snapshot")
+    return Field(shape, msgspec.msgpack.Decoder(hint) if shape is None else None, default)
