@@ -193,6 +193,31 @@ def test_a_resync_that_power_fails_is_done_again() -> None:
         cluster.check()
 
 
+def test_nobody_is_sent_the_state_of_a_leader_that_has_come_apart() -> None:
+    """A leader that nobody can take over from sends no snapshot: who needs one waits for another leader."""
+    cluster = Cluster(31, members=5, digest_interval=0.5, snapshot_every_entries=10, log_keep_entries=0)
+    client = cluster.client()
+    away = cluster.followers[0]
+    away.crash(survive_none)
+    leader = cluster.wait_for_leader()
+    for _ in range(30):
+        cluster.write(client)
+    leader.applier.answers_digest ^= 1
+    leader.machine.state.names[3] = b"rotten"
+    leader.replica.upkeep.hand_over = lambda why: False  # type: ignore[method-assign]
+    cluster.write(client)
+    cluster.world.run_until(lambda: leader.replica.divergence.own, what="it is found")
+    away.start()
+    cluster.world.run(5.0)
+    assert cluster.leader is leader
+    assert away.machine.state.names == []
+    del leader.replica.upkeep.hand_over
+    cluster.world.run_until(lambda: cluster.leader not in (None, leader), what="another leads")
+    cluster.settle(away)
+    assert len(away.machine.state.names) > 30
+    assert b"rotten" not in away.machine.state.names
+
+
 def test_without_a_majority_all_report_and_none_stops() -> None:
     """Three answers of three replicas: every status says so; nobody can tell who is right."""
     cluster = faulty_cluster(4, dict.fromkeys((1, 2, 3), by_chance), on_divergence="resync")

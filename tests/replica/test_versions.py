@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from octopii.errors import CommandError, VersionNotActive
+from octopii.errors import CommandError, ConfigError, VersionNotActive
+from octopii.replica.applier import Applier
 from octopii.replica.jobs import Cause
 from octopii.replica.versions import max_waiting_bytes, max_waiting_proposals
 from octopii.sim import Asked
@@ -16,7 +17,7 @@ from octopii.wire.call import unwrap
 from octopii.wire.codec import CallGroup, CommandErrorAnswer
 from octopii.wire.requests import Consistency, MemberOperation
 from tests.replica.clusters import Cluster, Node, config_of
-from tests.replica.journal import Journal
+from tests.replica.journal import Journal, Ledger
 
 
 class Second(Journal):
@@ -282,6 +283,15 @@ def test_a_typed_command_answers_alike_on_old_and_new_programs_until_it_is_activ
     late = client.propose(InventoryTwo.clear.encode("apple"), since=InventoryTwo.clear.since)
     cluster.wait(late)
     assert result_of(InventoryTwo.clear, late) == 3
+
+
+@pytest.mark.parametrize("version", [0, "2", True, 1.0])
+def test_an_unfit_version_is_refused_at_the_start(version: object) -> None:
+    """Before anything is opened, with the class's name."""
+    machine = Journal(Ledger())
+    machine.command_version = version  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match=r"Journal\.command_version is a whole number"):
+        Applier(machine, timer=lambda: 0.0)
 
 
 def test_the_version_of_a_typed_machine_is_that_of_its_newest_command() -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import msgspec
 import xxhash
 
-from octopii.errors import CommandError, QueryNotSupported
+from octopii.errors import CommandError, ConfigError, QueryNotSupported
 from octopii.raft import ConfState, Entry, EntryKind
 from octopii.replica.jobs import (
     Applied,
@@ -98,6 +98,9 @@ class Applier:
         self.active_version = 1
         self.answers_digest = 0
         self.command_version = machine.command_version
+        if type(self.command_version) is not int or self.command_version < 1:
+            name, found = type(machine).__name__, self.command_version
+            raise ConfigError(f"{name}.command_version is a whole number from 1 on, not {found!r}", field="machine")
         self._driver = ClockDriver(machine)
         self._driver.activate(self.active_version)
         self._timer = timer

@@ -157,6 +157,11 @@ class Divergence:
     # --- resync, on the node that has come apart ----------------------------------------------------------------
 
     @property
+    def own(self) -> bool:
+        """Whether it is this node that has come apart."""
+        return self._config.node_id in self.differing
+
+    @property
     def resyncing(self) -> bool:
         """Whether a snapshot is wanted in place of the state."""
         return self._wanted > 0

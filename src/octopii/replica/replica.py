@@ -420,6 +420,8 @@ class Replica:
         """Send a message of the Raft core; a snapshot is sent by way of an offer."""
         if message.type is MessageType.APPEND:
             self.news.take(message, self.now)
+        elif message.type is MessageType.SNAPSHOT and self.divergence.own:
+            self.raft.report_snapshot(message.to, False)  # nobody else is to have this state
         elif message.type is MessageType.SNAPSHOT:
             self.senders.begin(message.to, term=message.term, now=self.now)
         else:
