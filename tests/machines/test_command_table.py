@@ -107,3 +107,47 @@ def test_every_machine_has_a_malformed_command_in_the_table() -> None:
     """What is refused, and with which words, is documented for each."""
     for name in MACHINES:
         assert any(row.gives.startswith("refused: ") for row in rows() if row.machine == name)
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_what_is_empty_no_text_or_unknown_is_refused(name: str) -> None:
+    """Empty commands, bytes that are no text where a verb belongs, unknown verbs: `CommandError` in all machines."""
+    machine = MACHINES[name]()
+    before = written(machine)
+    for command in (
+        b"",
+        b" ",
+        b"\t",
+        b"\n",
+        b"\xff",
+        b"\xff\xfe \x00",
+        b"NONSENSE",
+        b"NONSENSE a b",
+        b"NONSENSE\ta\tb",
+    ):
+        for call in (machine.apply, machine.query):
+            with pytest.raises(CommandError):
+                call(command)
+    assert written(machine) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("TimeSeries", b"PUT \xff 1 1"),
+        ("EventLog", b"LOG\t\xff\tx\ty"),
+        ("EventLog", b"LOG\tx\ty\t\xff"),
+        ("Registry", b"REGISTER web \xff 80"),
+        ("TaskQueue", b"SUBMIT\t\xff"),
+        ("TaskQueue", b"CLAIM\t\xff"),
+        ("DeferredWork", b"REQUEST\t\xff"),
+        ("Composite", b"\xff:GET a"),
+    ],
+)
+def test_text_has_to_be_utf_8(name: str, command: bytes) -> None:
+    """Where an answer shows a text as JSON, other bytes are refused and change nothing."""
+    machine = MACHINES[name]()
+    before = written(machine)
+    with pytest.raises(CommandError):
+        machine.apply(command)
+    assert written(machine) == before

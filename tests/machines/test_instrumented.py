@@ -52,12 +52,16 @@ def test_a_version_and_its_migration_are_the_inner_machine_s() -> None:
 
     class Newer(KvStateMachine):
         snapshot_version = 2
+        command_version = 3
+
+        def digest(self) -> bytes:
+            return b"digest of %d" % len(self)
 
         def migrate(self, version: int, data: memoryview) -> bytes:
             return bytes(data)
 
     machine = InstrumentedStateMachine(Newer(), timer=lambda: 0.0)
-    assert machine.snapshot_version == 2
+    assert (machine.snapshot_version, machine.command_version, machine.digest()) == (2, 3, b"digest of 0")
     assert machine.migrate(1, memoryview(b"abc")) == b"abc"
     outer = CompositeStateMachine({"kv": lambda: machine})
     outer.clock.set(5.0)
