@@ -167,6 +167,20 @@ def test_a_part_that_raises_harms_no_other() -> None:
         assert len(node.machine.apply_latency) == 4
 
 
+def test_a_read_by_query_costs_no_log_entry() -> None:
+    """The same read as a command is an entry in every log; as a query it is none."""
+    cluster = ThreeReplicas(KvStateMachine)
+    cluster.ask(b"SET a 1")
+    cluster.come_to_rest()
+    before = {node.applier.index for node in cluster.nodes}
+    for _ in range(5):
+        assert cluster.settled(cluster.client.query(command=b"GET a")) == b"1"
+    assert {node.applier.index for node in cluster.nodes} == before
+    assert cluster.ask(b"GET a") == b"1"
+    cluster.come_to_rest()
+    assert min(node.applier.index for node in cluster.nodes) > max(before)
+
+
 async def _deferred_work(folder: Path) -> None:
     async with running(folder, machine=DeferredWorkStateMachine) as cluster:
         performed: list[tuple[int, int]] = []
