@@ -32,13 +32,14 @@ WIDE_CLASSES: dict[tuple[str, str], int] = {
 
 # --- the layers: what a module of the package may import of the package ------------------------------------------
 
-_GROUND = frozenset({"errors", "durability", "config", "state_machine", "blocks", "typed"})
+_GROUND = frozenset({"errors", "version", "durability", "config", "state_machine", "blocks", "typed"})
 _CORES = frozenset({"raft", "walrus"})
 _REPLICA = frozenset({"wire", "replica"})
 _BELOW_SHELLS = _GROUND | _CORES | _REPLICA
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "errors": frozenset(),
+    "version": frozenset(),
     "durability": frozenset({"errors"}),
     "config": frozenset({"errors", "durability"}),
     "state_machine": frozenset({"errors"}),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from octopii.version import VERSION
 from tests.cli.processes import OCTOPII, Servers, free_addresses, octopii, one_line
 
 
@@ -128,8 +129,10 @@ def test_status_shows_every_node(servers: Servers) -> None:
         assert node["address"] == servers.addresses[node["id"]]
         assert node["role"] in ("leader", "follower")
         assert node["leader"] == ran["leader"]
-        assert node["fsync_schedule"] == "sync-each"
-        assert {"term", "commit", "applied", "lag", "snapshot", "disk", "warnings"} <= node.keys()
+        assert (node["fsync_schedule"], node["version"], node["warnings"]) == ("sync-each", VERSION, {})
+        assert all(isinstance(node[name], int) for name in ("term", "commit", "applied", "lag", "protocol"))
+        assert node["snapshot"].keys() == {"index", "bytes"}
+        assert node["disk"]["free"] > 0
 
 
 def test_status_is_a_table_for_people(servers: Servers) -> None:

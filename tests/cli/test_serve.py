@@ -5,9 +5,11 @@ import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from octopii.version import VERSION
 from tests.cli.processes import Server, free_addresses, octopii, one_line
 
 
@@ -151,6 +153,55 @@ def test_an_unknown_setting_names_the_nearest(tmp_path: Path) -> None:
     text = refused("--config", "node.toml", cwd=tmp_path)
     assert "'election_timout'" in text
     assert "'election_timeout'" in text
+
+
+def status_of(address: str) -> dict[str, Any]:
+    """What the node at this address says of itself."""
+    (node,) = [
+        node
+        for node in json.loads(octopii("status", "--cluster", address, "--json").stdout)["nodes"]
+        if node["address"] == address
+    ]
+    assert isinstance(node, dict)
+    return node
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "it waits for the one node that is started with --initial-leader"),
+        (["--initial-leader"], "it waits to meet a majority, and of its peers [2, 3] has met []"),
+    ],
+)
+def test_a_node_without_a_cluster_says_what_it_waits_for(
+    tmp_path: Path, address: str, arguments: list[str], words: str
+) -> None:
+    """Forgotten --initial-leader, or peers that are not there: the log and `status` say what is missing."""
+    others = free_addresses(2)
+    (tmp_path / "node.toml").write_text("election_timeout = 0.2\nheartbeat_interval = 0.05\n")
+    peers = ["--peer", f"2={others[0]}", "--peer", f"3={others[1]}"]
+    command = [
+        "--config",
+        tmp_path / "node.toml",
+        "--bind",
+        address,
+        "--wal-dir",
+        tmp_path / "node",
+        *peers,
+        *arguments,
+    ]
+    server = Server(command, tmp_path / "node.log")
+    try:
+        server.start()
+        server.wait_for_log(words)
+        assert words in status_of(address)["warnings"]["waiting"]
+    finally:
+        server.close()
+
+
+def test_the_version_is_told() -> None:
+    """`--version` prints name and version, on standard output."""
+    assert octopii("--version").stdout.decode() == f"octopii {VERSION}\n"
 
 
 def test_options_win_over_the_file(tmp_path: Path, address: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from octopii import ConfigError, NotApplied, OctopiiNode, OutcomeUnknown, WipedNode
 from octopii.errors import RefusedError
 from octopii.machines import KvStateMachine
+from octopii.wire.frames import FrameType, Greeting, encode_frame, encode_greeting
+from octopii.wire.handshake import Hello, Role, encode_hello
 from tests.node.cluster import Cluster, patience, running, term_of, until
 
 
@@ -86,6 +89,29 @@ def test_nodes_of_two_clusters_do_not_mix(tmp_path: Path) -> None:
                 await OctopiiNode(
                     first.config(1, wal_dir=str(tmp_path / "second" / "node-3")), KvStateMachine()
                 ).start()
+
+    asyncio.run(play())
+
+
+def test_another_python_is_warned_of(tmp_path: Path) -> None:
+    """A peer under another minor version of Python is named in `status`, until it comes back under the same."""
+
+    async def play() -> None:
+        cluster = Cluster(tmp_path)
+        await cluster.start(1)
+        node = cluster.nodes[1]
+        host, port = node.address.split(":")
+        ours = sys.version_info.minor
+        for theirs in (ours + 1, ours):
+            hello = Hello(role=Role.NODE, node_id=2, storage_id=b"2" * 16, target=1, python_minor=theirs)
+            _, writer = await asyncio.open_connection(host, int(port))
+            writer.write(encode_greeting(Greeting()) + encode_frame(FrameType.HELLO, encode_hello(hello)))
+            expected = theirs != ours
+            await until(lambda: ("python-2" in node.status["warnings"]) is expected, "the node has compared")  # noqa: B023
+            if expected:
+                assert f"node 2 Python 3.{theirs}" in node.status["warnings"]["python-2"]
+            writer.close()
+        await cluster.stop()
 
     asyncio.run(play())
 

@@ -4,16 +4,18 @@ Standard output carries answers alone; what went wrong is one line on standard e
 """
 
 import sys
+from typing import Annotated
 
 import typer
 
 from octopii.cli import calls, certs, demo, member, serve, sim, snapshot, status, wal, wal_demo
 from octopii.cli.exits import EXIT_INTERRUPTED, EXIT_USAGE
 from octopii.errors import OctopiiError
+from octopii.version import VERSION
 
 app = typer.Typer(
     name="octopii",
-    help="Replicate your own deterministic state machine over a cluster, on a durable write-ahead log.",
+    help="Replicate your own deterministic state machine over a cluster.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -34,8 +36,18 @@ wal.app.command("demo")(wal_demo.demo)
 app.add_typer(wal.app, name="wal")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"octopii {VERSION}")
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """Hold the subcommands together."""
 
 

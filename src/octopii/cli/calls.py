@@ -49,7 +49,10 @@ def propose(
 def query(
     cluster: ClusterOption,
     command: CommandArgument,
-    consistency: Annotated[ConsistencyName, typer.Option(help="How fresh the state has to be.")] = "linearizable",
+    consistency: Annotated[
+        ConsistencyName,
+        typer.Option(metavar="LEVEL", help="How fresh the state has to be: linearizable, lease or stale."),
+    ] = "linearizable",
     timeout: TimeoutOption = default_timeout,
     tls_ca: CaOption = None,
     tls_cert: CertificateOption = None,
@@ -62,7 +65,7 @@ def query(
 
 def transfer_leader(
     cluster: ClusterOption,
-    node_id: Annotated[int, typer.Argument(min=1, help="The voter that is to lead.")],
+    node_id: Annotated[int, typer.Argument(metavar="ID", min=1, help="The voter that is to lead.")],
     timeout: TimeoutOption = default_timeout,
     tls_ca: CaOption = None,
     tls_cert: CertificateOption = None,
@@ -81,6 +84,6 @@ def compact(
     tls_cert: CertificateOption = None,
     tls_key: KeyOption = None,
 ) -> None:
-    """Run the state machine's compaction on every replica, at one log index."""
+    """Have every replica compact its state, at one log index."""
     with one_line_errors(), Tls(tls_ca, tls_cert, tls_key).client(cluster, timeout=timeout) as client:
         print(f"compacted at entry {client.compact()}")

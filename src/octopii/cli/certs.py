@@ -12,7 +12,7 @@ from octopii.node.security import authority_days, certificate_days, create_autho
 from octopii.wire.handshake import is_client_certificate_name
 
 certs = typer.Typer(
-    help="Make the files that TLS needs: one authority, one certificate for each node and client.",
+    help="Make the certificates that TLS needs.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -36,10 +36,13 @@ def _write(path: Path, data: bytes, *, secret: bool) -> None:
 @certs.command("init")
 def init(
     directory: FolderOption = Path("certs"),
-    name: Annotated[str, typer.Option(help="Name of the authority.")] = "octopii-ca",
-    days: Annotated[int, typer.Option(min=1, help="Days that it is valid.")] = authority_days,
+    name: Annotated[str, typer.Option(metavar="NAME", help="Name of the authority.")] = "octopii-ca",
+    days: Annotated[int, typer.Option(metavar="DAYS", min=1, help="How long it is valid.")] = authority_days,
 ) -> None:
-    """Make the cluster's authority: ca.pem goes to every node and client, ca.key stays with you."""
+    """Make the cluster's certificate authority.
+
+    ca.pem goes to every node and client, ca.key stays with you.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     certificate, key = create_authority(name=name, now=datetime.datetime.now(datetime.UTC), days=days)
     _write(directory / "ca.key", key, secret=True)
@@ -48,9 +51,9 @@ def init(
 
 @certs.command("issue")
 def issue_certificate(
-    name: Annotated[str, typer.Argument(help='"node-<id>" for a node, "client-<name>" for a client.')],
+    name: Annotated[str, typer.Argument(metavar="NAME", help='"node-<id>" for a node, "client-<name>" for a client.')],
     directory: FolderOption = Path("certs"),
-    days: Annotated[int, typer.Option(min=1, help="Days that it is valid.")] = certificate_days,
+    days: Annotated[int, typer.Option(metavar="DAYS", min=1, help="How long it is valid.")] = certificate_days,
 ) -> None:
     """Make a certificate and its key, signed by the authority in DIR."""
     if not is_client_certificate_name(name):

@@ -38,13 +38,20 @@ _shortest_phase, _plain_interval = 2.5, 1.0  # seconds
 
 def demo(
     seconds: Annotated[
-        float, typer.Option(min=0.1, max=30.0, help="How long customers write undisturbed between two events.")
+        float,
+        typer.Option(
+            metavar="SECONDS", min=0.1, max=30.0, help="How long customers write undisturbed between two events."
+        ),
     ] = _shortest_phase,
     keep: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep the nodes' folders and logs here, in a new folder.")
     ] = None,
 ) -> None:
-    """Watch three nodes survive `kill -9` of their leader: every acknowledged order is there, once."""
+    """Watch a cluster survive `kill -9` of its leader.
+
+    Three nodes replicate a book of orders while customers write all the time. At the end every order that was
+    acknowledged has to be on every node, once.
+    """
     folder = _machine_folder()
     sys.path.insert(0, str(folder))
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())

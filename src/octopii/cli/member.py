@@ -50,14 +50,14 @@ def member_list(
 @member.command("add")
 def member_add(
     cluster: ClusterOption,
-    node_id: Annotated[int, typer.Argument(min=1, help="Id of the new node, never used before.")],
+    node_id: Annotated[int, typer.Argument(metavar="ID", min=1, help="Id of the new node, never used before.")],
     address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where it listens.")],
     timeout: TimeoutOption = default_timeout,
     tls_ca: CaOption = None,
     tls_cert: CertificateOption = None,
     tls_key: KeyOption = None,
 ) -> None:
-    """Add a node as a learner: it is sent the log and does not vote yet."""
+    """Add a node as a learner, which does not vote yet."""
     with one_line_errors(), Tls(tls_ca, tls_cert, tls_key).client(cluster, timeout=timeout) as client:
         client.add_learner(node_id, address)
         print(f"node {node_id} is a learner; promote it once it has caught up")
@@ -66,7 +66,7 @@ def member_add(
 @member.command("promote")
 def member_promote(
     cluster: ClusterOption,
-    node_id: Annotated[int, typer.Argument(min=1, help="The learner.")],
+    node_id: Annotated[int, typer.Argument(metavar="ID", min=1, help="The learner.")],
     timeout: TimeoutOption = default_timeout,
     tls_ca: CaOption = None,
     tls_cert: CertificateOption = None,
@@ -84,7 +84,7 @@ def member_promote(
 @member.command("remove")
 def member_remove(
     cluster: ClusterOption,
-    node_id: Annotated[int, typer.Argument(min=1, help="The member that goes.")],
+    node_id: Annotated[int, typer.Argument(metavar="ID", min=1, help="The member that goes.")],
     timeout: TimeoutOption = default_timeout,
     tls_ca: CaOption = None,
     tls_cert: CertificateOption = None,

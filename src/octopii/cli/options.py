@@ -16,7 +16,9 @@ ClusterOption = Annotated[
         show_default=False,
     ),
 ]
-TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds that the call may take.")]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="How long the call may take.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of a table for people.")]
 CaOption = Annotated[
     str | None, typer.Option("--tls-ca", metavar="FILE", help="The cluster's CA (PEM).", envvar="OCTOPII_TLS_CA")

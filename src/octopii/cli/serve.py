@@ -107,7 +107,9 @@ def parse_peers(peers: list[str]) -> dict[int, str]:
 
 
 def serve(
-    node_id: Annotated[int | None, typer.Option(min=1, help="Number of this node in the cluster.")] = None,
+    node_id: Annotated[
+        int | None, typer.Option(metavar="ID", min=1, help="Number of this node in the cluster.")
+    ] = None,
     bind: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to listen.")] = None,
     advertise: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where others reach this node.")] = None,
     peer: Annotated[
@@ -121,17 +123,20 @@ def serve(
         Path | None, typer.Option(metavar="FILE", help="Found a new cluster from a saved snapshot, in a new folder.")
     ] = None,
     skip_index: Annotated[
-        list[int] | None, typer.Option(help="A log entry to answer instead of applying it; see operations.")
+        list[int] | None,
+        typer.Option(metavar="INDEX", help="A log entry to answer instead of applying it; see operations."),
     ] = None,
     on_divergence: Annotated[
         Literal["halt", "resync"] | None,
-        typer.Option(help="What to do when the state here differs from that of a majority; see operations."),
+        typer.Option(metavar="ACTION", help="What to do when the state here differs from that of a majority; see operations."),
     ] = None,
     tls_ca: Annotated[Path | None, typer.Option(metavar="FILE", help="The cluster's CA (PEM).")] = None,
     tls_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="This node's certificate (PEM).")] = None,
     tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="The certificate's key (PEM).")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Listen beyond loopback without TLS.")] = False,
-    log_format: Annotated[Literal["text", "json"], typer.Option(help="How log lines look.")] = "text",
+    log_format: Annotated[
+        Literal["text", "json"], typer.Option(metavar="FORMAT", help="How log lines look: text or json.")
+    ] = "text",
 ) -> None:
     """Run one node until SIGTERM or Ctrl-C."""
     set_up_logging(log_format)

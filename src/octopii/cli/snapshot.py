@@ -47,7 +47,10 @@ def snapshot_save(
     tls_cert: CertificateOption = None,
     tls_key: KeyOption = None,
 ) -> None:
-    """Take a snapshot and save it: everything acknowledged before the command began is in it."""
+    """Take a snapshot and save it as a file.
+
+    Everything that was acknowledged before the command began is in it.
+    """
     partial = file.with_name(f"{file.name}.partial")
     if file.exists():
         fail(f"{file} is there already and is not overwritten", EXIT_USAGE)

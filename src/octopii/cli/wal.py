@@ -34,11 +34,12 @@ _rest_share = 4  # a look at a log of very many blocks takes long: rest so many 
 PathArgument = Annotated[str, typer.Argument(metavar="PATH", help="The log's folder.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line instead of text for people.")]
 TopicOption = Annotated[
-    list[str] | None, typer.Option("--topic", "-t", help="Only this topic; may be given more than once.")
+    list[str] | None,
+    typer.Option("--topic", "-t", metavar="TOPIC", help="Only this topic; may be given more than once."),
 ]
 
 app = typer.Typer(
-    help="Look into a write-ahead log, read-only; its owner may be running.",
+    help="Look into a log, also while its owner runs.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -74,11 +75,13 @@ def dump(
     path: PathArgument,
     topic: TopicOption = None,
     start: Annotated[int, typer.Option("--from", min=0, metavar="OFFSET", help="First offset to show.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Most entries to show of each topic.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="COUNT", min=1, help="Most entries to show of each topic.")
+    ] = None,
     full: Annotated[bool, typer.Option("--full", help="Show entries whole, not their beginnings.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the entries of all topics, or of those given, each topic in the order of its offsets.
+    """Print entries, topic by topic, in the order of their offsets.
 
     In JSON each line has `topic`, `offset`, `size` (bytes) and `data` (base64).
     """
@@ -96,7 +99,10 @@ def dump(
 
 @app.command()
 def verify(path: PathArgument, as_json: JsonOption = False) -> None:
-    """Read every byte that counts and compare the checksums: status 1 and each place where there is damage."""
+    """Compare the checksums of every byte that counts.
+
+    Each place where there is damage is named, and the status is 1.
+    """
     with _open(path, as_json=as_json) as log:
         with _progress("verifying", hidden=False) as report:
             damage = log.verify(report)
@@ -117,12 +123,14 @@ def verify(path: PathArgument, as_json: JsonOption = False) -> None:
 def tail(
     path: PathArgument,
     topic: TopicOption = None,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Entries of each topic to begin with.")] = 10,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", metavar="COUNT", min=0, help="Entries of each topic to begin with.")
+    ] = 10,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as entries come, until Ctrl-C.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Show entries whole, not their beginnings.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the last entries of all topics, or of those given, and with -f those that follow."""
+    """Print the last entries, and with -f those that follow."""
     with _open(path) as log:
         shown: dict[str, int] = {}
         took = 0.0

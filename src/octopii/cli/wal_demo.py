@@ -52,9 +52,12 @@ def write_until_killed(folder: str) -> None:
 
 
 def demo(
-    rounds: Annotated[int, typer.Option(min=1, help="How often the writer is killed.")] = 5,
+    rounds: Annotated[int, typer.Option(metavar="COUNT", min=1, help="How often the writer is killed.")] = 5,
 ) -> None:
-    """Watch a log survive `kill -9` of its writer: every acknowledged entry is there again."""
+    """Watch a log survive `kill -9` of its writer.
+
+    Every entry that was acknowledged has to be there again.
+    """
     console = Console(highlight=False, soft_wrap=True)
     console.print(
         "[bold]A program appends to a write-ahead log and is killed with SIGKILL in mid-stream, again and again.[/]\n"

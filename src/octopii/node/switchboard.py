@@ -151,6 +151,7 @@ class Switchboard:
         """Another node has connected: it is dialled as well, at the address that it names."""
         if hello.address:
             self._seen_addresses[hello.node_id] = hello.address
+        self._compare_python(hello)
         self._tell(lambda: self._replica.joining.met(facts_of(hello)))
         self.keep_links()
 
@@ -205,7 +206,17 @@ class Switchboard:
         self.links.keep(peers - {self._config.node_id})
 
     def _link_up(self, peer: int, hello: Hello) -> None:
+        self._compare_python(hello)
         self._tell(lambda: self._replica.peer_connected(facts_of(hello)))
+
+    def _compare_python(self, hello: Hello) -> None:
+        """The same code may do other things under another Python, and replicas have to do the same."""
+        ours, theirs, key = sys.version_info.minor, hello.python_minor, f"python-{hello.node_id}"
+        if theirs in (0, ours):
+            self._replica.warnings.pop(key, None)
+        else:
+            text = f"node {self._config.node_id} runs Python 3.{ours}, node {hello.node_id} Python 3.{theirs}"
+            self._replica.warn(key, f"{text}: run the same on all nodes, or replicas may come to differ")
 
     def _link_down(self, peer: int) -> None:
         self._tell(lambda: self._replica.peer_disconnected(peer))

@@ -38,6 +38,9 @@ logger = logging.getLogger("octopii.replica")
 
 CLUSTER_ID_BYTES = 16
 
+waiting_elections = 4
+"""Election timeouts without a cluster after which a node says what it waits for."""
+
 
 class PeerFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What a peer said of itself in the handshake."""
@@ -70,6 +73,7 @@ class Joining:
     def __init__(self, replica: "Replica", founding: Founding | None) -> None:
         self._replica = replica
         self._founding = founding
+        self._opened = replica.now
         self.peers: dict[int, PeerFacts] = {}
 
     # --- meeting ------------------------------------------------------------------------------------------------
@@ -156,8 +160,27 @@ class Joining:
         if founding is not None and founding.may_found and self._replica.identity.empty:
             self._founding = None
             self._found(founding, self._replica.rng.randbytes(CLUSTER_ID_BYTES))
+        self._say_what_is_missing()
         if self._replica.leadership.is_leader and not self.complete:
             self._bring_in()
+
+    def _say_what_is_missing(self) -> None:
+        """A node that stays without a cluster was perhaps started wrongly: it says what it waits for."""
+        replica, config = self._replica, self._replica.config
+        if not replica.identity.empty:
+            replica.warnings.pop("waiting", None)
+        elif replica.now - self._opened > waiting_elections * config.election_timeout:
+            who = f"node {config.node_id} belongs to no cluster yet: it waits"
+            if self._founding is not None:
+                met = sorted(self.peers.keys() & config.peers.keys())
+                replica.warn(
+                    "waiting", f"{who} to meet a majority, and of its peers {sorted(config.peers)} has met {met}"
+                )
+            elif any(facts.cluster_id for facts in self.peers.values()):
+                address = config.advertised_addr
+                replica.warn("waiting", f"{who} to be brought in with: octopii member add {config.node_id} {address}")
+            else:
+                replica.warn("waiting", f"{who} for the one node that is started with --initial-leader")
 
     def adopted(self) -> None:
         """The node joined a cluster that another node founded."""

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from octopii.durability import FsyncSchedule, Milliseconds, SyncEach
+from octopii.version import VERSION
 from octopii.wire.frames import NEWEST_VERSION
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ def describe(replica: "Replica") -> dict[str, object]:
     applying, newest = replica.applying, replica.snapshots.newest
     return {
         "id": replica.config.node_id,
-        "version": NEWEST_VERSION,
+        "version": VERSION,
+        "protocol": NEWEST_VERSION,
         "cluster_id": replica.identity.identity.cluster_id.hex(),
         "storage_id": replica.identity.identity.storage_id.hex(),
         "role": raft.role.name.lower(),
