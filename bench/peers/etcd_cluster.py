@@ -19,7 +19,7 @@ from bench import measure
 from bench.bare_cluster import free_ports
 from bench.octopii_node import many_calls
 
-NAME = "etcd 3.4, fsync"
+NAME = "etcd, fsync"
 
 CONNECTIONS = 2
 """HTTP/2 connections of one client process. From 1 to 8 made no difference on two processors, more was slower."""
