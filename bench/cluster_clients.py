@@ -45,8 +45,8 @@ def rows(effort: Effort) -> Iterator[Row]:
             Budget(ours="octopii, 2 client processes", reference=etcd_cluster.NAME, factor=10),
             Budget(ours="octopii, 2 client processes", reference="PySyncObj 0.3.17, no fsync", factor=3),
         ),
-        note="PySyncObj syncs nothing; its calls come from the leader's own process. etcd, where Debian's etcd-server is "
-        f"installed: 2 client processes, gRPC to its leader over {etcd_cluster.CONNECTIONS} connections each.",
+        note="PySyncObj syncs nothing; its calls come from the leader's own process. etcd, where Debian's etcd-server "
+        f"is installed: 2 client processes, gRPC to its leader over {etcd_cluster.CONNECTIONS} connections each.",
     )
 
 
