@@ -55,8 +55,10 @@ def free_addresses(count: int) -> list[str]:
 class Server:
     """One `octopii serve` process; its log goes to a file."""
 
-    def __init__(self, arguments: Iterable[object], log: Path, *, cwd: Path | None = None) -> None:
-        self._command = [str(OCTOPII), "serve", *map(str, arguments)]
+    def __init__(
+        self, arguments: Iterable[object], log: Path, *, cwd: Path | None = None, prefix: Iterable[str] = ()
+    ) -> None:
+        self._command = [*prefix, str(OCTOPII), "serve", *map(str, arguments)]
         self._log = log
         self._cwd = cwd
         self.process: subprocess.Popen[bytes] | None = None

@@ -3,9 +3,11 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -171,6 +173,24 @@ def test_compaction_and_snapshots_are_asked_for(servers: Servers) -> None:
     assert answer("compact", "--cluster", servers.cluster).startswith(b"compacted at entry ")
     index = int(answer("snapshot", "now", "--cluster", servers.cluster).split()[-1])
     assert index in [node["snapshot"]["index"] for node in status(servers)["nodes"]]  # type: ignore[attr-defined]
+
+
+def test_a_node_that_is_gone_cannot_lead(tmp_path: Path) -> None:
+    """`transfer-leader` to a voter that does not run is status 3, at once, and the leader stays."""
+    servers = Servers(tmp_path)
+    try:
+        servers.start()
+        agreed = agreed_status(servers)
+        gone = 1 + agreed["leader"] % 3
+        servers.servers[gone].end(signal.SIGKILL)
+        ran = octopii("transfer-leader", "--cluster", servers.cluster, gone)
+        assert ran.returncode == 3
+        assert f"node {gone} cannot be reached" in one_line(ran)
+        assert answer("propose", "--cluster", servers.cluster, "SET still led") == b"OK"
+        shown = answer("status", "--cluster", servers.cluster).decode()
+        assert f"node {gone} at {servers.addresses[gone]}: Connection refused" in shown
+    finally:
+        servers.close()
 
 
 def test_a_stranger_cannot_be_promoted(servers: Servers) -> None:

@@ -1,10 +1,12 @@
 """docs/operations.md followed to the letter, on real processes: its files and commands, with addresses of our own."""
 
 import configparser
+import contextlib
 import json
 import re
 import shlex
 import signal
+import subprocess
 import time
 import tomllib
 from collections.abc import Iterator
@@ -207,6 +209,49 @@ def test_reads_are_possible_without_a_majority(deployment: Deployment) -> None:
     alone = {**deployment.environment, "OCTOPII_CLUSTER": deployment.addresses[1]}
     ran = octopii("query", "--consistency", "stale", "GET colour", environment=alone, cwd=deployment.folder)
     assert ran.stdout == b"green", ran.stderr
+
+
+def _can_mount() -> bool:
+    """Whether this user may mount a small file system, in a namespace of its own."""
+    try:
+        return subprocess.run(["unshare", "-Urm", "mount", "-t", "tmpfs", "none", "/tmp"], check=False).returncode == 0
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not _can_mount(), reason="needs a file system of its own: unshare and mount")
+def test_a_full_disk_is_over_when_there_is_room(tmp_path: Path) -> None:
+    """On a volume that something else has filled, writes are `DiskFull`, reads go on; with room, all is as before."""
+    (address,) = free_addresses(1)
+    (tmp_path / "volume").mkdir()
+    arguments = ["--bind", address, "--wal-dir", tmp_path / "volume" / "node", "--initial-leader"]
+    mount = f"mount -t tmpfs -o size=200m none {shlex.quote(str(tmp_path / 'volume'))}"
+    server = Server(
+        arguments, tmp_path / "node.log", prefix=["unshare", "-Urm", "sh", "-c", f'{mount} && exec "$@"', "sh"]
+    )
+    try:
+        server.start()
+        assert octopii("propose", "--cluster", address, "SET colour green").stdout == b"OK"
+        assert server.process is not None
+        filler = Path(f"/proc/{server.process.pid}/root{tmp_path}/volume/filler")
+        with filler.open("wb") as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(1 << 20))
+        server.wait_for_log("takes no writes")
+        ran = octopii("propose", "--cluster", address, "--timeout", 2, "SET colour blue")
+        assert ran.returncode == 3
+        assert "free some space" in one_line(ran)
+        assert octopii("query", "--cluster", address, "GET colour").stdout == b"green"
+        (node,) = json.loads(octopii("status", "--cluster", address, "--json").stdout)["nodes"]
+        assert node["disk"]["low"]
+        assert "free some space" in node["warnings"]["disk"]
+        filler.unlink()
+        server.wait_for_log("has room on its disk again")
+        assert octopii("propose", "--cluster", address, "SET colour blue").stdout == b"OK"
+        (node,) = json.loads(octopii("status", "--cluster", address, "--json").stdout)["nodes"]
+        assert node["warnings"] == {}
+    finally:
+        server.close()
 
 
 def test_a_command_that_stops_a_replica_can_be_skipped(tmp_path: Path) -> None:

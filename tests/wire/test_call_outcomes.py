@@ -22,6 +22,7 @@ from octopii.wire.requests import (
     FailureKind,
     Propose,
     SessionEnd,
+    TransferLeader,
 )
 from tests.wire.model_cluster import Faults, cluster, proposals, silent
 
@@ -105,6 +106,17 @@ def test_a_call_without_an_answer_times_out_as_unknown() -> None:
     model.run(0.6)
     assert isinstance(model.outcomes[call], CallTimeout)
     assert isinstance(model.outcomes[call], TimeoutError)
+
+
+def test_what_may_not_be_repeated_fails_with_the_node_s_own_words() -> None:
+    """A request that changes something is not sent again: its caller reads why it has no answer."""
+    model = silent()
+    call = model.machine.ask(TransferLeader(0, 2), deadline=5.0)
+    model.run(0.5)
+    model.fail(FailureKind.CALL_TIMEOUT, text="the leader did not change in time")
+    model.run(0.6)
+    assert isinstance(model.outcomes[call], CallTimeout)
+    assert str(model.outcomes[call]) == "the leader did not change in time"
 
 
 def test_calls_of_one_group_have_their_own_deadlines() -> None:

@@ -11,7 +11,6 @@ from octopii.errors import (
     BadCertificate,
     CallTimeout,
     ConfigError,
-    DiskFull,
     LogInUse,
     NoLeader,
     NotApplied,
@@ -77,7 +76,6 @@ MEANINGS = {
 _ADVICE: tuple[tuple[type[OctopiiError], str], ...] = (
     (NoLeader, "check with octopii status that a majority of the nodes runs and that --cluster names them"),
     (CallTimeout, "the command may still count; ask the cluster before you repeat it, or raise --timeout"),
-    (DiskFull, "free space on that volume"),
     (WrongCluster, "check the addresses: they lead to nodes of another cluster"),
     (BadCertificate, "check --tls-ca, --tls-cert and --tls-key, and that the certificate's name fits"),
     (LogInUse, "stop the process that has it open, or choose another --wal-dir"),

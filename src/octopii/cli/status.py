@@ -114,6 +114,16 @@ def _completed(asked: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(by_id.values(), key=lambda node: (node.get("id", 1 << 63), node["address"]))
 
 
+def size_for_people(count: int) -> str:
+    """A number of bytes in the unit that fits it."""
+    size, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{size:.0f} {unit}" if size >= 100 or unit == "B" else f"{size:.1f} {unit}"
+
+
 def _print_table(nodes: list[dict[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("node", "address", "role", "term", "leader", "commit", "applied", "lag", "snapshot", "disk free"):
@@ -132,7 +142,7 @@ def _print_table(nodes: list[dict[str, Any]]) -> None:
             f"{node['applied']:,}",
             f"{node['lag']:,}",
             f"{node['snapshot']['index']:,}",
-            f"{node['disk']['free'] / 2**30:.1f} GiB",
+            size_for_people(node["disk"]["free"]),
         )
     # Into a pipe or a file each row is one line, however long.
     console = Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else _wide)

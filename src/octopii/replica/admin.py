@@ -208,6 +208,8 @@ class Admin:
             return
         if request.node_id not in replica.conf_state.voters:
             raise NotApplied(f"node {request.node_id} is no voter and cannot lead")
+        if request.node_id not in replica.connected:
+            raise NotApplied(f"node {request.node_id} cannot be reached by node {self._config.node_id}, which leads")
         replica.raft.transfer_leader(request.node_id)
         self._wait(origin, request.request_id, "leader", request.node_id)
 

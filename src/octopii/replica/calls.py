@@ -11,6 +11,8 @@ What a caller hears when there is no answer:
                                                 numbers again and the session sorts it out
 """
 
+import logging
+
 import msgspec
 
 from octopii.config import Config
@@ -43,6 +45,8 @@ from octopii.wire.requests import (
     SessionRequest,
     failure_of,
 )
+
+logger = logging.getLogger("octopii.replica")
 
 item_overhead_bytes = 64
 """What an item of an entry is counted as beside its commands, and each command beside its bytes."""
@@ -462,9 +466,11 @@ class Calls:
         """Begin or end refusing calls because no member has room on its disk."""
         if full and self.refusal is None:
             self.refusal = DiskFull(
-                f"the volume of node {self._config.node_id} has less than disk_low_water_bytes = "
-                f"{self._config.disk_low_water_bytes} bytes free: free some space there, nothing else is needed"
+                f"no member has room on its disk, and the volume of node {self._config.node_id} has less than "
+                f"disk_low_water_bytes = {self._config.disk_low_water_bytes:,} bytes free: "
+                "free some space on them, nothing else is needed"
             )
+            logger.warning("node %d takes no writes: %s", self._config.node_id, self.refusal)
             self.give_up_queued(self.refusal)
         elif not full and isinstance(self.refusal, DiskFull):
             self.refusal = None

@@ -115,12 +115,18 @@ class Upkeep:
         disk.check()
         if not disk.low:
             if self._disk_was_low:
-                logger.warning("node %d has room on its disk again (%d bytes free)", self._config.node_id, disk.free)
+                text = f"node {self._config.node_id} has room on its disk again: {disk.free:,} bytes are free"
+                logger.warning("%s", text)
                 replica.warnings.pop("disk", None)
                 replica.calls.refuse_for_disk(False)
         else:
             if not self._disk_was_low:
-                replica.warn("disk", f"the volume of node {self._config.node_id} has only {disk.free} bytes free")
+                config = self._config
+                limit = f"less than disk_low_water_bytes = {config.disk_low_water_bytes:,}"
+                text = (
+                    f"the volume of node {config.node_id} has only {disk.free:,} bytes free, {limit}: free some space"
+                )
+                replica.warn("disk", text)
                 self.force_snapshot("the disk is nearly full")  # so that the log behind it can go
             if disk.critical:
                 disk.release()

@@ -426,7 +426,9 @@ class CallMachine:
 
     def _handle_failure(self, attempt: Attempt, failure: Failure, now: float) -> None:
         kind, links = failure.kind, self._courier.links
-        if kind in _LOST_KINDS:
+        if kind in _LOST_KINDS and isinstance(attempt, Single) and not attempt.repeatable:
+            self._fail_attempt(attempt, failure)
+        elif kind in _LOST_KINDS:
             attempt.lose()
             links.refused(now, elsewhere=False)
             self._retry([attempt])
