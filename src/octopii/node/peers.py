@@ -151,11 +151,6 @@ class Link:
         if self._role is not Role.SNAPSHOT or self._waiting:
             self.open()
 
-    def redial(self) -> None:
-        """Begin a new connection in place of this one."""
-        if self._connection is not None:
-            self._connection.close()
-
     def close(self) -> None:
         """End it for good."""
         self._closed = True
@@ -203,11 +198,6 @@ class PeerLinks:
             self._links.pop(peer).close()
             if peer in self._snapshot_links:
                 self._snapshot_links.pop(peer).close()
-
-    def introduce_anew(self) -> None:
-        """Shake hands again with everybody: what this node says of itself has changed."""
-        for link in [*self._links.values(), *self._snapshot_links.values()]:
-            link.redial()
 
     def send(self, peer: int, outputs: list[PeerOutput], now: float) -> None:
         """Send messages to a peer, snapshots over their own connection."""

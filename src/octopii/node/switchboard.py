@@ -45,7 +45,6 @@ class Switchboard:
         self._loop = asyncio.get_running_loop()
         self._clients: set[Connection] = set()
         self._told_leader = (0, "")
-        self._introduced_empty = replica.identity.empty
         self._seen_addresses: dict[int, str] = {}
         self._closing = False
         self.address = config.advertised_addr
@@ -111,11 +110,7 @@ class Switchboard:
         self.keep_links()
 
     def follow(self) -> bool:
-        """Tell the others what has changed: this node's cluster, the leader. True when the leader has."""
-        if self._introduced_empty != self._replica.identity.empty:
-            # Peers know this node as one without a cluster: now that it has one, they have to hear of it.
-            self._introduced_empty = self._replica.identity.empty
-            self.links.introduce_anew()
+        """Tell clients who leads; True when that has changed."""
         leadership = self._replica.leadership
         leads = (leadership.leader, leadership.leader_address)
         if leads == self._told_leader:
