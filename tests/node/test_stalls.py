@@ -122,7 +122,7 @@ async def _snapshots_on_all_nodes(folder: Path, machine: type[Large], seconds: f
         assert all(index > 0 for index in await asyncio.gather(*taking))
         took = time.monotonic() - began
         assert await asyncio.gather(*calls) == [b"OK"] * 100
-        assert all(node.status["snapshot"]["bytes"] == machine.chunks * machine.chunk_bytes for node in nodes)
+        assert all(node.status["snapshot"]["bytes"] >= machine.chunks * machine.chunk_bytes for node in nodes)
         silence = max(heard.longest for heard in heartbeats)
         print(f"three snapshots of {machine.chunks * machine.chunk_bytes:,} bytes in {took:.1f} s; ", end="")
         print(f"longest silence of the leader {silence:.3f} s, heartbeats every {HEARTBEAT} s")
