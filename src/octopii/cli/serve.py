@@ -128,7 +128,10 @@ def serve(
     ] = None,
     on_divergence: Annotated[
         Literal["halt", "resync"] | None,
-        typer.Option(metavar="ACTION", help="What to do when the state here differs from that of a majority; see operations."),
+        typer.Option(
+            metavar="ACTION",
+            help="halt or resync: what to do when the state here differs from that of a majority; see operations.",
+        ),
     ] = None,
     tls_ca: Annotated[Path | None, typer.Option(metavar="FILE", help="The cluster's CA (PEM).")] = None,
     tls_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="This node's certificate (PEM).")] = None,
