@@ -7,7 +7,7 @@ import pytest
 
 from octopii.raft import ConfState, Message, MessageType, Snapshot, SnapshotMetadata
 from octopii.replica import writes
-from octopii.replica.jobs import SnapshotView
+from octopii.replica.jobs import SnapshotView, SnapshotWritten
 from octopii.replica.snapshots import decode_manifest, encode_manifest
 from octopii.walrus.faults import survive_none
 from octopii.wire import requests
@@ -161,10 +161,11 @@ def test_a_snapshot_that_a_newer_one_has_overtaken_is_dropped_in_peace() -> None
     view = node.applier._capture()
     assert isinstance(view, SnapshotView)
     written = node.replica.snapshots.write(view)
+    assert isinstance(written, SnapshotWritten)
     cluster.write(client, 5)
     cluster.settle()
     assert isinstance(cluster.reply(node, requests.ForceSnapshot(1)), requests.Done)
-    assert not node.vfs.exists(f"/node-{node.id}/{view.manifest.file_name}")
+    assert not node.vfs.exists(f"/node-{node.id}/{written.manifest.file_name}")
     node.enter(lambda: node.replica.job_done(written))
     assert_all_well(cluster)
 

@@ -1,6 +1,8 @@
 """Snapshots: when they are taken, how they travel, and what a crash at any step leaves."""
 
+import msgspec
 import pytest
+import xxhash
 
 from octopii.walrus.faults import Operation, PowerLoss, Survives, survive_all, survive_none
 from octopii.wire import requests
@@ -265,3 +267,51 @@ def test_membership_and_sessions_travel_with_a_snapshot() -> None:
     cluster.write(client, 3)
     cluster.recover()
     cluster.check()
+
+
+@pytest.mark.parametrize("survives", [survive_none, survive_all])
+def test_a_snapshot_received_at_the_index_of_an_own_one_does_not_touch_its_file(survives: Survives) -> None:
+    """The same entries may lead to other bytes; power loss before the new manifest counts leaves the old pair whole."""
+    cluster = Cluster(13)
+    cluster.write(cluster.client(), 5)
+    cluster.settle()
+    node = cluster.followers[0]
+    cluster.reply(node, requests.ForceSnapshot(1))
+    store = node.replica.snapshots
+    own = store.newest
+    assert own is not None
+    payload = store.open(own)
+    data = payload.read(0, own.size) + b"other"
+    payload.close()
+    theirs = msgspec.structs.replace(own, size=len(data), checksum=xxhash.xxh3_64_intdigest(data))
+    incoming = store.receive(theirs)
+    assert incoming.add(0, data)
+    assert incoming.finish()
+    node.crash(survives)
+    node.start()
+    assert node.replica.snapshots.newest == own
+    files = [name for name in node.vfs.list_folder(f"/node-{node.id}") if name.startswith(("snapshot-", "incoming-"))]
+    assert files == [own.file_name]
+    cluster.recover()
+    cluster.check()
+
+
+def test_of_two_snapshots_at_one_index_the_recorded_one_stays() -> None:
+    """Whatever the order of their checksums: the other's file goes as soon as the newer manifest counts."""
+    cluster = Cluster(14)
+    cluster.write(cluster.client(), 5)
+    cluster.settle()
+    node = cluster.followers[0]
+    folder = f"/node-{node.id}"
+    for number in range(6):
+        cluster.reply(node, requests.ForceSnapshot(1))
+        store = node.replica.snapshots
+        newest = store.newest
+        assert newest is not None
+        data = b"other %d" % number
+        theirs = msgspec.structs.replace(newest, size=len(data), checksum=xxhash.xxh3_64_intdigest(data))
+        incoming = store.receive(theirs)
+        incoming.add(0, data)
+        assert incoming.finish()
+        store.prune(theirs, store.record(theirs), frozenset())
+        assert [name for name in node.vfs.list_folder(folder) if name.startswith("snapshot-")] == [theirs.file_name]

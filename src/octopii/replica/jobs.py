@@ -78,7 +78,15 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True):
 
     @property
     def file_name(self) -> str:
-        """Name of the payload's file in the node's folder."""
+        """Name of the payload's file in the node's folder.
+
+        The checksum is a part of it: at one index two replicas may have the same state in other bytes.
+        """
+        return f"{self.place}-{self.checksum:016x}"
+
+    @property
+    def place(self) -> str:
+        """What the names of all payloads at this place in the log begin with; they sort as the places do."""
         return f"snapshot-{self.index:020d}-{self.term:010d}"
 
 

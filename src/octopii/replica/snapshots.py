@@ -37,7 +37,7 @@ copy_bytes = 1 << 20
 
 _payload_prefix = "snapshot-"
 _incoming_prefix = "incoming-"
-_payload_name = re.compile(r"snapshot-[0-9]{20}-[0-9]{10}")
+_payload_name = re.compile(r"(snapshot-[0-9]{20}-[0-9]{10,})-[0-9a-f]{16}")
 
 _encode_manifest = msgspec.msgpack.Encoder().encode
 _manifest_decoder = msgspec.msgpack.Decoder(Manifest)
@@ -112,7 +112,7 @@ class SnapshotStore:
 
     def write(self, view: SnapshotView) -> SnapshotWritten | SnapshotFailed:
         """Write the payload of a captured state and make it durable under its name; its manifest is not yet."""
-        temporary = self._path(f"{view.manifest.file_name}.writing")
+        temporary = self._path(f"{view.manifest.place}.writing")
         digest, size, unsynced, state_size = xxhash.xxh3_64(), 0, 0, 0
         try:
             file = self._vfs.open(temporary, create=True)
@@ -130,17 +130,17 @@ class SnapshotStore:
                 file.datasync()
             finally:
                 file.close()
-            self._vfs.rename(temporary, self._path(view.manifest.file_name))
+            manifest = msgspec.structs.replace(
+                view.manifest,
+                sessions=len(view.sessions),
+                state_size=state_size,
+                size=size,
+                checksum=digest.intdigest(),
+            )
+            self._vfs.rename(temporary, self._path(manifest.file_name))
             self._vfs.sync_folder(self._folder)
         except Exception as error:  # noqa: BLE001  (the user's generator or the disk: the log is kept, it is tried again)
             return SnapshotFailed(f"writing {temporary} failed: {type(error).__name__}: {error}")
-        manifest = msgspec.structs.replace(
-            view.manifest,
-            sessions=len(view.sessions),
-            state_size=state_size,
-            size=size,
-            checksum=digest.intdigest(),
-        )
         return SnapshotWritten(manifest)
 
     def record(self, manifest: Manifest) -> int:
@@ -152,8 +152,9 @@ class SnapshotStore:
     def prune(self, manifest: Manifest, offset: int, in_use: frozenset[str]) -> None:
         """Drop what a snapshot, now durable, has replaced, but for the files that are being sent."""
         self._walrus.trim(self._topic, offset)
-        names = [name for name in self._vfs.list_folder(self._folder) if _payload_name.fullmatch(name)]
-        self._remove([name for name in names if name < manifest.file_name and name not in in_use])
+        found = map(_payload_name.fullmatch, self._vfs.list_folder(self._folder))
+        names = [match[0] for match in found if match is not None and match[1] <= manifest.place]
+        self._remove([name for name in names if name != manifest.file_name and name not in in_use])
 
     def discard(self, manifest: Manifest) -> None:
         """Drop a payload that was written and will not be recorded; a newer snapshot may have done so already."""
