@@ -8,6 +8,7 @@ from octopii.sim.plan import Plan, draw
 from octopii.sim.trace import Event, Trace
 from octopii.wire.frames import FrameDecoder, WireError
 from octopii.wire.peer_frames import decode_peer_frame
+from octopii.wire.requests import decode_request
 
 max_detail = 160
 """Characters of an event that are shown."""
@@ -103,6 +104,10 @@ def _shown(event: Event) -> str:
         text = f"{event.kind} {event.detail}".rstrip()
     elif event.kind.startswith("hears "):
         text = f"{event.kind}: {_message(event)}"
+    elif event.kind == "is asked":
+        text = f"{event.kind}: {_in_words(decode_request(event.detail))}"
+    elif not event.detail:
+        text = event.kind
     else:
         text = f"{event.kind} ({len(event.detail)} bytes)"
     return text if len(text) <= max_detail else text[: max_detail - 1] + "…"
@@ -131,6 +136,9 @@ def _in_words(message: object) -> str:
     for field in msgspec.structs.fields(message):
         value = getattr(message, field.name)
         if field.name in ("sender", "to") or value in (field.default, b"", [], None):
+            continue
+        if field.name == "group":
+            parts.append(f"({_in_words(value)})")
             continue
         if field.name == "entries":
             value = [f"{entry.index}/{entry.term}" for entry in value]
