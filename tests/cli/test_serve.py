@@ -231,3 +231,18 @@ def test_a_machine_beside_the_command_is_found(tmp_path: Path, address: str) -> 
         assert octopii("propose", "--cluster", address, "abc").stdout == b"cba"
     finally:
         server.close()
+
+
+def test_what_a_replica_does_that_differs_is_chosen_at_the_start(tmp_path: Path, address: str) -> None:
+    """--on-divergence takes "halt", the default, and "resync"; status shows which it is."""
+    for option in ("resync", None):
+        chosen = ["--on-divergence", option] if option is not None else []
+        arguments = ["--bind", address, "--wal-dir", tmp_path / "node", "--initial-leader", *chosen]
+        server = Server(arguments, tmp_path / "node.log")
+        try:
+            server.start()
+            (node,) = json.loads(octopii("status", "--json", "--cluster", address).stdout)["nodes"]
+            assert node["digest"]["on_divergence"] == (option or "halt")
+        finally:
+            server.close()
+    assert "resync" in refused("--bind", address, "--on-divergence", "never")

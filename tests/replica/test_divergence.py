@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from octopii.replica.divergence import max_compared
-from octopii.replica.jobs import Cause
+from octopii.replica.jobs import Cause, Manifest
 from octopii.walrus.faults import survive_none
 from octopii.wire import requests
 from octopii.wire.requests import Consistency
@@ -161,6 +161,37 @@ def test_with_resync_the_replica_takes_its_state_from_the_leader(on_leader: bool
     node.start()
     cluster.settle()
     assert b"rotten" not in node.machine.state.names
+    cluster.recover()
+    cluster.check()
+
+
+def test_a_resync_under_load_loses_nothing() -> None:
+    """What was committed while the snapshot was on its way is applied behind it, from the node's own log."""
+    cluster = Cluster(32, digest_interval=0.5, on_divergence="resync")
+    cluster.world.weather.delay = (0.005, 0.02)
+    client = cluster.client()
+    cluster.write(client, 20)
+    cluster.settle()
+    node = cluster.followers[0]
+    node.machine.state.names[3] = b"rotten"
+    node.applier.answers_digest ^= 1
+    again: list[int] = []
+    right = node.replica.applying.go_back_to
+
+    def go_back_to(manifest: Manifest) -> None:
+        again.append(node.replica.applying.handed_index - manifest.index)
+        right(manifest)
+
+    node.replica.applying.go_back_to = go_back_to  # type: ignore[method-assign]
+    while not again or node.replica.applying.failure is not None:
+        cluster.write(client)
+    assert again[0] > 0, "there was something to apply again"
+    cluster.settle()
+    names = cluster.wait_for_leader().machine.state.names
+    cluster.world.run_until(lambda: node.machine.state.names == names, what="it has what the others have")
+    cluster.write(client)
+    cluster.world.run(3.0)
+    assert len(again) == 1, "once was enough"
     cluster.recover()
     cluster.check()
 

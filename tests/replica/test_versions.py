@@ -160,6 +160,31 @@ def test_a_learner_counts() -> None:
     cluster.world.run_until(lambda: raised(cluster), what="the version is raised")
 
 
+def test_what_a_member_reported_is_forgotten_when_it_goes() -> None:
+    """It may come back as another program: the version is not raised while it is away, though it once had it."""
+    cluster = Cluster(10)
+    for node_id in (1, 2):
+        upgrade(cluster, cluster.nodes[node_id])
+    leader, away = cluster.wait_for_leader(among=(1, 2)), cluster.nodes[2]
+    if leader is away:
+        away = cluster.nodes[1]
+    cluster.world.run_until(lambda: leader.replica.versions.reported.get(away.id) == 2)
+    away.stop()
+    last = cluster.nodes[3]
+    last.crash(survive_none)  # no orderly end, so that leadership stays
+    last.machine_maker = lambda: Second(cluster.ledger)
+    last.start()
+    cluster.world.run(5.0)
+    assert leader.replica.versions.reported == {3: 2}
+    assert raised(cluster, 1)
+    away.machine_maker = lambda: Journal(cluster.ledger)
+    away.start()
+    cluster.settle()
+    cluster.world.run(5.0)
+    assert raised(cluster, 1)
+    assert away.replica.applying.failure is None
+
+
 def test_an_older_program_stops_at_the_entry_and_goes_on_after_an_upgrade() -> None:
     """It says so in status, answers nothing on its own, and the others go on without it."""
     cluster = Cluster(6, machine=Second)

@@ -55,6 +55,7 @@ def describe(replica: "Replica") -> dict[str, object]:
             "value": replica.divergence.newest[1].hex(),
             "agreed": replica.divergence.agreed_index,
             "differing": {str(member): text for member, text in sorted(replica.divergence.differing.items())},
+            "on_divergence": replica.config.on_divergence,
             "resyncing": replica.divergence.resyncing,
         },
         "quarantined": {str(node_id): text for node_id, text in replica.quarantine.members.items()},
