@@ -2,7 +2,7 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any, assert_type
+from typing import TYPE_CHECKING, Any, assert_type
 
 import pytest
 
@@ -49,6 +49,20 @@ class Inventory(TypedStateMachine):
         if not sku:
             raise OutOfStock(sku, 0)
         return self.stock.get(sku)
+
+
+if TYPE_CHECKING:
+
+    async def refused_by_mypy(at: OctopiiNode | Client, blocking: BlockingClient) -> None:
+        """What type checkers find: each comment would be an error if it were not needed."""
+        await at.call(Inventory.reserve, "apple", "3")  # type: ignore[arg-type]
+        await at.call(Inventory.reserve, "apple")  # type: ignore[call-arg]
+        await at.call(Inventory.reserve, "apple", 3, much=1)  # type: ignore[call-arg]
+        await at.call(b"reserve apple 3")  # type: ignore[arg-type]
+        text: str = await at.call(Inventory.reserve, "apple", 3)  # type: ignore[arg-type]
+        text = blocking.call(Inventory.reserve, "apple", n=3)  # type: ignore[assignment]
+        Inventory.reserve.encode("apple", None)  # type: ignore[arg-type]
+        Inventory().reserve(3, text)  # type: ignore[arg-type]
 
 
 async def check(at: OctopiiNode | Client, name: str) -> None:

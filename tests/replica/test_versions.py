@@ -65,6 +65,7 @@ def test_a_rolling_upgrade_raises_the_version_when_the_last_member_has_it() -> N
             cluster.wait(early)
             assert isinstance(early.error, VersionNotActive)
             assert (early.error.needed, early.error.active) == (2, 1)
+            assert "node 3 has version 1" in str(early.error)
         before = client.propose(b"new %d" % node.id)
         cluster.wait(before)
         assert before.error is None
@@ -176,6 +177,9 @@ def test_what_a_member_reported_is_forgotten_when_it_goes() -> None:
     last.start()
     cluster.world.run(5.0)
     assert leader.replica.versions.reported == {3: 2}
+    asked = cluster.client(at=leader.id).propose(b"new", since=2)
+    cluster.wait(asked)
+    assert f"(node {away.id} is not connected to node {leader.id})" in str(asked.error)
     assert raised(cluster, 1)
     away.machine_maker = lambda: Journal(cluster.ledger)
     away.start()

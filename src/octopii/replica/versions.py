@@ -148,9 +148,20 @@ class Versions:
         replica = self._replica
         replica.outbox.reply(origin, replica.leadership.failure(error, request.request_id))
 
+    def _who_is_behind(self, version: int) -> str:
+        """The members that keep a version from being raised, as far as this node knows."""
+        own_id, behind = self._replica.config.node_id, []
+        for member in sorted(self._replica.applying.roster.members):
+            has = self.own if member == own_id else self.reported.get(member)
+            if has is None:
+                behind.append(f"node {member} is not connected to node {own_id}")
+            elif has < version:
+                behind.append(f"node {member} has version {has}")
+        return f" ({', '.join(behind)})" if behind else ""
+
     def _not_active(self, since: int) -> VersionNotActive:
         text = (
             f"the command needs version {since} of the state machine; active is version {self.active}, "
-            f"and it is raised when every member runs a program of version {since}"
+            f"and it is raised when every member runs a program of version {since}{self._who_is_behind(since)}"
         )
         return VersionNotActive(text, needed=since, active=self.active)
