@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from octopii.replica.divergence import max_compared
-from octopii.replica.jobs import Cause, Manifest
+from octopii.replica.jobs import Cause, LocalFailure, Manifest
 from octopii.walrus.faults import survive_none
 from octopii.wire import requests
 from octopii.wire.requests import Consistency
@@ -108,6 +108,21 @@ def test_one_replica_that_differs_is_found_named_and_halted(fault: str, on_leade
     cluster.world.run(10.0)
     assert node.replica.applying.failure is not None
     assert cluster.leader is not node
+
+
+def test_a_question_that_is_under_way_when_it_is_found_gets_no_answer() -> None:
+    """What was asked before the node knew is refused after it: clients go to another node."""
+    cluster = Cluster(33)
+    cluster.write(cluster.client(), 3)
+    cluster.settle()
+    node = cluster.followers[0]
+    question = requests.Query(request_id=2, consistency=Consistency.STALE, commands=[b""], timeout_ns=10**9)
+    replies = cluster.request(node, question)
+    assert not replies
+    node.enter(lambda: node.replica.applying.stop(LocalFailure(5, "found", Cause.DIVERGENCE)))
+    cluster.world.run_until(lambda: bool(replies))
+    assert isinstance(replies[0], requests.Failure)
+    assert replies[0].kind is requests.FailureKind.SHUTTING_DOWN
 
 
 def test_local_state_is_found_when_one_replica_restarts() -> None:

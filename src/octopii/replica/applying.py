@@ -9,6 +9,8 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from octopii.errors import LogFull, RemovedNode, ShuttingDown
 from octopii.raft import (
     ChangeOperation,
@@ -194,6 +196,8 @@ class Applying:
         if isinstance(result, Applied):
             self._applied(result)
         elif isinstance(result, Queried):
+            if self.failure is not None:  # found meanwhile: what the state says is nobody's answer
+                result = msgspec.structs.replace(result, failure=self.failure)
             replica.reads.answered(result, lease_holds=replica.lease_holds)
         elif isinstance(result, Restored):
             self._restored(result)
