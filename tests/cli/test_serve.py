@@ -245,4 +245,6 @@ def test_what_a_replica_does_that_differs_is_chosen_at_the_start(tmp_path: Path,
             assert node["digest"]["on_divergence"] == (option or "halt")
         finally:
             server.close()
-    assert "resync" in refused("--bind", address, "--on-divergence", "never")
+    ran = octopii("serve", "--bind", address, "--on-divergence", "never")
+    assert ran.returncode == 2
+    assert b"resync" in ran.stderr
