@@ -1,7 +1,7 @@
 """Who may take part: founding, wiped disks, other clusters, removed members."""
 
 from octopii.errors import RefusedError, RemovedNode, WipedNode
-from octopii.raft import ChangeRefused, MembershipChange
+from octopii.raft import ChangeRefused, MembershipChange, Role
 from octopii.walrus.faults import survive_none
 from octopii.wire import requests
 from octopii.wire.requests import MemberChange, MemberOperation
@@ -130,7 +130,11 @@ def test_a_removed_node_is_told_so() -> None:
     cluster.world.run(2.0)
     assert isinstance(cluster.nodes[3].replica.refused, RemovedNode)
     term = cluster.wait_for_leader().replica.raft.term
+    asked_to = cluster.reply(cluster.nodes[3], requests.Campaign(1))
+    assert isinstance(asked_to, requests.Failure)
+    assert asked_to.kind is requests.FailureKind.REMOVED_NODE
     cluster.world.run(3.0)
+    assert cluster.nodes[3].replica.raft.role is Role.FOLLOWER
     assert cluster.wait_for_leader().replica.raft.term == term
     cluster.write(client, 3)
 

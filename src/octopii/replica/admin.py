@@ -78,6 +78,8 @@ class Admin:
             replica.upkeep.force_snapshot("asked for")
         elif isinstance(request, requests.FetchSnapshot):
             self.downloads.serve(origin, request)
+        elif isinstance(request, requests.Campaign) and replica.refused is not None:
+            replica.outbox.reply(origin, replica.leadership.failure(replica.refused, request.request_id))
         elif isinstance(request, requests.Campaign):
             replica.raft.campaign()
             replica.outbox.reply(origin, Done(request.request_id))
