@@ -75,6 +75,17 @@ def test_a_snapshot_is_sent_by_force() -> None:
     cluster.check()
 
 
+def test_a_snapshot_that_cannot_be_sent_is_not_said_to_be() -> None:
+    """A leader sends none to itself."""
+    cluster = Cluster(15)
+    cluster.write(cluster.client(), 5)
+    leader = cluster.wait_for_leader()
+    cluster.reply(leader, requests.ForceSnapshot(1))
+    reply = cluster.reply(leader, requests.ForceSnapshotToPeer(2, leader.id))
+    assert isinstance(reply, requests.Failure)
+    assert reply.kind is requests.FailureKind.NOT_APPLIED
+
+
 def test_a_peer_that_lags_far_behind_is_sent_a_snapshot_where_that_is_less() -> None:
     """Lag beyond the threshold: the snapshot goes, not the entries, though the log still has them."""
     cluster = Cluster(5, snapshot_lag_threshold=20, log_keep_entries=1000, snapshot_every_entries=50)

@@ -165,7 +165,8 @@ class Admin:
             self._require_member(request.node_id)
             if replica.snapshots.newest is None:
                 raise NotApplied("there is no snapshot yet; take one first")
-            replica.raft.send_snapshot(request.node_id)
+            if not replica.raft.send_snapshot(request.node_id) and request.node_id not in replica.senders.peers:
+                raise NotApplied(f"no snapshot can be sent to node {request.node_id} now")
             replica.outbox.reply(origin, Done(request.request_id, replica.snapshots.newest.index))
         else:
             self._require_member(request.node_id)
