@@ -247,3 +247,20 @@ def test_two_membership_changes_at_once_and_one_that_makes_no_sense_are_told_apa
 def refuse(change: MembershipChange) -> int:
     """What the Raft core says of a change that fits no membership."""
     raise ChangeRefused(f"{change}")
+
+
+def test_a_change_of_address_is_answered_when_that_address_is_in_force() -> None:
+    """Another change to the members meanwhile is no answer to it."""
+    cluster = Cluster(13)
+    leader, other = cluster.wait_for_leader(), cluster.followers[0]
+    for node in cluster.followers:
+        node.stall_disk(True)
+    changed = cluster.request(leader, requests.ChangeAddress(request_id=1, node_id=other.id, address="127.0.0.1:7777"))
+    leader.replica.admin.roster_changed(leader.applier.index)
+    cluster.world.run(0.2)
+    assert changed == []
+    for node in cluster.followers:
+        node.stall_disk(False)
+    cluster.world.run_until(lambda: bool(changed))
+    assert isinstance(changed[0], requests.Done)
+    assert leader.applier.roster.members[other.id].address == "127.0.0.1:7777"

@@ -48,12 +48,13 @@ Requests = (
 
 
 class Pending(msgspec.Struct, frozen=True):
-    """Someone who waits for something to become true: `check` names it, `deadline` is when they are told it did not."""
+    """Someone who waits for something to become true: `kind` names it, `deadline` is when they are told it did not."""
 
     waiter: Waiter
     kind: str
     value: int
     deadline: float
+    address: str = ""
 
 
 class Admin:
@@ -158,7 +159,7 @@ class Admin:
         elif isinstance(request, requests.ChangeAddress):
             self._require_member(request.node_id)
             replica.calls.system(UpdateAddress(request.node_id, request.address), replica.now)
-            self._wait(origin, request.request_id, "address", request.node_id)
+            self._wait(origin, request.request_id, "address", request.node_id, address=request.address)
         elif isinstance(request, requests.TransferLeader):
             self._transfer(origin, request)
         elif isinstance(request, requests.ForceSnapshotToPeer):
@@ -281,13 +282,13 @@ class Admin:
 
     # --- waiting ------------------------------------------------------------------------------------------------
 
-    def _wait(self, origin: Origin, request_id: int, kind: str, value: int) -> None:
+    def _wait(self, origin: Origin, request_id: int, kind: str, value: int, *, address: str = "") -> None:
         if len(self._pending) >= max_pending:
             error = Overloaded(f"{max_pending} requests wait for something to change already", limit="max_pending")
             self._replica.outbox.reply(origin, self._replica.leadership.failure(error, request_id))
             return
         deadline = self._replica.now + self._config.call_timeout
-        self._pending.append(Pending(Waiter(origin, request_id), kind, value, deadline))
+        self._pending.append(Pending(Waiter(origin, request_id), kind, value, deadline, address))
 
     def _take(self, kind: str, upto: int | None) -> list[Pending]:
         taken = [p for p in self._pending if p.kind == kind and (upto is None or p.value <= upto)]
@@ -296,8 +297,13 @@ class Admin:
 
     def roster_changed(self, index: int) -> None:
         """Membership or addresses as of `index` are in force here."""
+        members = self._replica.applying.roster.members
         for pending in self._take("member", index) + self._take("address", None):
-            self._replica.outbox.reply(pending.waiter.origin, Done(pending.waiter.request_id, index))
+            member = members.get(pending.value)
+            if pending.kind == "address" and member is not None and member.address != pending.address:
+                self._pending.append(pending)  # it was something else that changed
+            else:
+                self._replica.outbox.reply(pending.waiter.origin, Done(pending.waiter.request_id, index))
 
     def snapshot_taken(self, index: int) -> None:
         """A snapshot at `index` is durable here."""
