@@ -316,6 +316,50 @@ class ThirdIsForgotten(Good):
         return self.third if len(self.words) == 6 else b"OK"
 
 
+class QueryThatApplies(KvStateMachine):
+    """Its query runs commands, so that a write sent that way changes one replica only."""
+
+    def query(self, command: bytes) -> bytes:
+        return self.apply(command)
+
+
+class Shop(TypedStateMachine):
+    """Counts how often each article was looked at, in a query."""
+
+    def __init__(self) -> None:
+        self.stock: dict[str, int] = {}
+        self.looks: dict[str, int] = {}
+
+    @command
+    def add(self, article: str, count: int) -> int:
+        self.stock[article] = self.stock.get(article, 0) + count
+        return self.stock[article]
+
+    @query
+    def is_open(self) -> bool:
+        return True
+
+    @query
+    def never_asked(self, password: str) -> None:
+        raise AssertionError("no command has a password")
+
+    @query
+    def available(self, article: str, reserve: int = 0) -> int:
+        self.looks[article] = self.looks.get(article, 0) + 1
+        return self.stock.get(article, 0) - reserve
+
+
+def test_a_query_that_writes_is_found_without_being_named() -> None:
+    """With commands alone, a machine of bytes is asked its commands, a typed one its queries with their values."""
+    with pytest.raises(NotDeterministic) as caught:
+        check_determinism(QueryThatApplies, [b"SET a 1", b"GET a", b"DELETE a"], other_processes=False)
+    assert caught.value.cause is Cause.QUERY
+    with pytest.raises(NotDeterministic) as caught:
+        check_determinism(Shop, [Shop.add.encode("apple", 1)], other_processes=False)
+    assert (caught.value.cause, caught.value.command) == (Cause.QUERY, Shop.available.encode("apple"))
+    check_determinism(Shop, [Shop.add.encode("apple", 1)], queries=[], other_processes=False)
+
+
 def test_the_first_difference_is_reported() -> None:
     """The error tells the command, its position and both answers."""
     for machine, position in ((FifthIsLucky, 4), (ThirdIsForgotten, 5)):

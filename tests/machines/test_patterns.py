@@ -225,6 +225,15 @@ def test_a_write_forgets_the_oldest_version_but_no_current_value() -> None:
     assert machine.apply(b"SET gone 7") == b"7"
 
 
+def test_one_key_that_is_written_for_ever_takes_bounded_memory() -> None:
+    """What is forgotten of a history is freed, in pieces of about the kept length."""
+    machine = VersionedStateMachine(keep_versions=10)
+    for n in range(1_000):
+        machine.apply(b"SET hot %d" % n)
+        assert len(machine._histories[b"hot"].versions) <= 22
+    assert machine.query(b"GET_AT 991 hot") == b"990"
+
+
 def test_the_whole_store_can_be_looked_at_in_any_kept_version() -> None:
     """`query_at_version` is a mapping of the store as it was; for a version that is not kept it raises."""
     machine = VersionedStateMachine(keep_versions=3)

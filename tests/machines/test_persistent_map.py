@@ -62,15 +62,24 @@ def test_text_keys_have_a_known_order() -> None:
 KNOWN_ORDER = ["", "ü", "b", "a"]
 
 
+def branches(node: object) -> set[int]:
+    if not isinstance(node, persistent_map._Branch):
+        return set()
+    return {id(node)}.union(*map(branches, node.children))
+
+
+def test_deleted_keys_leave_no_branches_behind() -> None:
+    """A map that has shrunk is the trie that it would have been without the deleted keys."""
+    keys = [b"%d" % n for n in range(2_000)]
+    shrunk = PersistentMap(dict.fromkeys(keys, 1))
+    for key in keys[5:]:
+        shrunk = shrunk.delete(key)
+    assert len(branches(shrunk._root)) == len(branches(PersistentMap(dict.fromkeys(keys[:5], 1))._root))
+
+
 def test_a_change_shares_all_but_the_path() -> None:
     """One more key in 10,000 copies a handful of nodes."""
     large = PersistentMap({b"%d" % n: n for n in range(10_000)})
     one_more = large.set(b"another", 1)
-
-    def branches(node: object) -> set[int]:
-        if not isinstance(node, persistent_map._Branch):
-            return set()
-        return {id(node)}.union(*map(branches, node.children))
-
     assert len(branches(one_more._root) - branches(large._root)) <= 5
     assert len(branches(large._root)) > 300

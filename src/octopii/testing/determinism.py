@@ -27,6 +27,7 @@ from octopii.testing.plays import (
     play_with_views,
     shown,
 )
+from octopii.testing.questions import made_up_queries
 
 YEAR_SECONDS = 365.25 * 86_400
 
@@ -81,13 +82,14 @@ def check_determinism(
     factory: Factory,
     commands: Sequence[bytes],
     *,
-    queries: Sequence[bytes] = (),
+    queries: Sequence[bytes] | None = None,
     snapshot_every: int = 1,
     compare_snapshots: bool = True,
     other_processes: bool = True,
 ) -> None:
     """Play `commands`, then `queries`, on machines made by `factory`, and raise `NotDeterministic` if plays differ.
 
+    Without `queries`, some are made up: the commands themselves, or a typed machine's queries with values of commands.
     `snapshot_every` is in commands: with a large state, a larger number saves time. `compare_snapshots=False` allows
     equal states to have different snapshots, as when their order is not fixed; then only answers tell.
     `other_processes=False` skips the plays in other processes, which need a `factory` that can be imported by name (a
@@ -100,6 +102,8 @@ def check_determinism(
         raise ValueError(f"snapshot_every has to be at least 1, not {snapshot_every!r}")
     if other_processes:
         importable_name(factory)
+    if queries is None:
+        queries = made_up_queries(factory(), commands)
     check = _Check(factory, commands, queries, every=snapshot_every, compare_snapshots=compare_snapshots)
     check.again(other_processes=other_processes)
     if other_processes:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from octopii.testing.questions import methods_of
 from octopii.typed import Method, TypedStateMachine
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def command_sequences(
     """
     from hypothesis import strategies as st
 
-    commands = _commands_of(machine)
+    commands = methods_of(machine, queries=False)
     if not commands:
         raise TypeError(f"{machine.__name__} has no commands")
     values = dict(values or {})
@@ -51,13 +52,6 @@ def command_sequences(
     if unknown:
         raise ValueError(f"no command of {machine.__name__} has a parameter {sorted(unknown)}")
     return st.lists(st.one_of(calls), max_size=max_commands)
-
-
-def _commands_of(machine: type[TypedStateMachine]) -> list[Method[..., Any]]:
-    found: dict[str, Method[..., Any]] = {}
-    for base in reversed(machine.__mro__):
-        found |= {name: each for name, each in vars(base).items() if isinstance(each, Method)}
-    return [method for method in found.values() if not method.is_query]
 
 
 def _calls(method: Method[..., Any], values: "Mapping[str, SearchStrategy[Any]]") -> "SearchStrategy[bytes]":
