@@ -36,7 +36,7 @@ class TypedKv(TypedStateMachine):
 class WithoutDigest(Applier):
     """An applier that keeps no digest of its answers."""
 
-    def _fold(self, kept: list[Answer]) -> None:
+    def _fold(self, answers: list[Answer]) -> None:
         """Nothing."""
 
 

@@ -10,6 +10,7 @@ from octopii import (
     BlockingClient,
     Client,
     CommandError,
+    OctopiiError,
     OctopiiNode,
     OctopiiRuntime,
     TypedStateMachine,
@@ -113,6 +114,26 @@ def test_wrong_arguments_fail_at_the_caller(tmp_path: Path) -> None:
                     await node.call(unfit, "apple")
             assert node.status["last_index"] == before
             assert await node.call(Inventory.add, "apple") == 2
+
+    asyncio.run(play())
+
+
+class OtherInventory(TypedStateMachine):
+    """What another version of the program says the same command returns."""
+
+    @command
+    def add(self, sku: str, n: int = 1) -> str:
+        return sku * n
+
+
+def test_an_answer_of_another_type_says_so(tmp_path: Path) -> None:
+    """The caller learns that the command was applied, and not a codec's words alone."""
+
+    async def play() -> None:
+        async with running(tmp_path, 1, machine=Inventory) as cluster:
+            with pytest.raises(OctopiiError, match="add was applied, and its answer does not fit"):
+                await cluster.nodes[1].call(OtherInventory.add, "apple", 3)
+            assert await cluster.nodes[1].call(Inventory.available, "apple") == 3
 
     asyncio.run(play())
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from octopii.errors import CommandError
 from octopii.replica.divergence import max_compared
 from octopii.replica.jobs import Cause, LocalFailure, Manifest
 from octopii.walrus.faults import survive_none
 from octopii.wire import requests
+from octopii.wire.codec import DeclaredErrorAnswer
 from octopii.wire.requests import Consistency
 from tests.replica.clusters import Cluster, Node
 from tests.replica.journal import Journal, Ledger
@@ -350,6 +352,31 @@ def test_the_text_of_an_unexpected_exception_is_no_part_of_the_digest() -> None:
     raising(node, KeyError)
     cluster.wait(client.propose(b"bad 2"))
     cluster.world.run_until(lambda: is_named(cluster, node.id), what="it is named")
+
+
+class Refusing(Journal):
+    """Refuses with an error that it declares, or does not."""
+
+    declares = False
+
+    def apply(self, command: bytes) -> bytes:
+        """Refused."""
+        error = CommandError("refused")
+        error.declared = ("Refused", b"\x90") if self.declares else None
+        raise error
+
+
+def test_whether_an_error_is_declared_makes_no_difference() -> None:
+    """A version of a program that declares more errors gives the same answers: the text counts."""
+    cluster = Cluster(34, machine=Refusing, digest_interval=0.5)
+    node = cluster.wait_for_leader()
+    assert isinstance(node.machine, Refusing)
+    node.machine.declares = True
+    asked = cluster.client().propose(b"x")
+    cluster.wait(asked)
+    assert asked.result == [DeclaredErrorAnswer("refused", "Refused", b"\x90")]
+    cluster.settle()
+    assert len({each.applier.answers_digest for each in cluster.nodes.values()}) == 1
 
 
 def test_an_idle_cluster_compares_nothing() -> None:

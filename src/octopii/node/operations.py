@@ -12,7 +12,7 @@ from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
 
 import msgspec
 
-from octopii.errors import ApplyFailed, CommandError, QueryNotSupported
+from octopii.errors import ApplyFailed, CommandError, OctopiiError, QueryNotSupported
 from octopii.typed import ConsistencyName, Method
 from octopii.wire import requests
 from octopii.wire.call import CallMachine, unwrap
@@ -127,6 +127,17 @@ def kind_of_call(method: Method[..., Any]) -> Kind:
     return kind_of_query(method.consistency) if method.is_query else kind_of_proposal(method.since)
 
 
+def result_of(method: Method[..., T], answer: bytes) -> T:
+    """The result that an answer holds; raises `OctopiiError` when it is another program's, with another type."""
+    try:
+        return method.decode(answer)
+    except msgspec.DecodeError as error:
+        did = "answered" if method.is_query else "was applied"
+        raise OctopiiError(
+            f"{method.name} {did}, and its answer does not fit the type of the result: {error}"
+        ) from None
+
+
 def ask(request: Request, convert: Callable[[Any], T]) -> Operation[T]:
     """Anything else."""
     return Operation(lambda machine, _now, deadline: machine.ask(request, deadline=deadline), convert)
@@ -186,9 +197,10 @@ class AsyncOperations:
         """
         kind = kind_of_call(method)
         try:
-            return method.decode(await self._run_one(kind, method.encode(*args, **kwargs), method.timeout))
+            answer = await self._run_one(kind, method.encode(*args, **kwargs), method.timeout)
         except CommandError as error:
             raise method.error(error) from None
+        return result_of(method, answer)
 
     async def read_index(self, *, timeout: float | None = None) -> int:
         """A log index that covers every call acknowledged before, in the whole cluster (Raft thesis, section 6.4)."""
@@ -283,9 +295,10 @@ class BlockingOperations:
         """See `AsyncOperations.call`."""
         kind = kind_of_call(method)
         try:
-            return method.decode(self._run_one(kind, method.encode(*args, **kwargs), method.timeout))
+            answer = self._run_one(kind, method.encode(*args, **kwargs), method.timeout)
         except CommandError as error:
             raise method.error(error) from None
+        return result_of(method, answer)
 
     def read_index(self, *, timeout: float | None = None) -> int:
         """See `AsyncOperations.read_index`."""

@@ -186,11 +186,13 @@ class Applier:
             given = self._apply_commands(entry, group.commands, position)
         if self._failure is not None:
             return
-        if any(type(answer) is ApplyFailedAnswer for answer in given):
+        kept, kinds = given, set(map(type, given))
+        if ApplyFailedAnswer in kinds:
             kept = [ApplyFailedAnswer(a.exception) if type(a) is ApplyFailedAnswer else a for a in given]
-        else:
-            kept = given
-        self._fold(kept)
+        compared = kept
+        if DeclaredErrorAnswer in kinds:  # whether an error is declared may differ between two versions of a program
+            compared = [CommandErrorAnswer(a.text) if type(a) is DeclaredErrorAnswer else a for a in kept]
+        self._fold(compared)
         self.sessions.record(group.session, first=group.first, answers=kept)
         answers.append(GroupAnswered(group.session, group.first, given))
 
@@ -254,9 +256,9 @@ class Applier:
             self.active_version = version
             self._driver.activate(version)
 
-    def _fold(self, kept: list[Answer]) -> None:
+    def _fold(self, answers: list[Answer]) -> None:
         """Take answers, without what is this replica's alone, into the running digest."""
-        self.answers_digest = xxhash.xxh3_64_intdigest(_encode_answers(kept), seed=self.answers_digest)
+        self.answers_digest = xxhash.xxh3_64_intdigest(_encode_answers(answers), seed=self.answers_digest)
 
     def _digest(self, index: int) -> None:
         """Note the digests as of here: 8 bytes over all answers, and 8 over the state if the machine has a digest."""

@@ -35,6 +35,7 @@ annotations on arrival; what does not fit is refused by `CommandError`. How a la
     a new parameter                           at the end, with a default; members that do not know it pass over it, so
                                               while versions are mixed a new command is what you want
     a parameter's type                        only to one that takes all old values
+    `errors`                                  as you like; older callers get `CommandError` with the text
     a new field of the state                  it gets its default, or what `__init__` gives it
     any other change of the state             raise `snapshot_version` and override `migrate`
 
