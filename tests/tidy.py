@@ -27,7 +27,6 @@ WIDE_CLASSES: dict[tuple[str, str], int] = {
     ("src/octopii/walrus/walrus.py", "Log"): 31,
     ("src/octopii/wire/call.py", "CallMachine"): 26,
     ("tests/raft/harness.py", "Peer"): 26,
-    ("tests/replica/schedules.py", "Schedule"): 28,
 }
 
 # --- the layers: what a module of the package may import of the package ------------------------------------------

@@ -3,7 +3,7 @@
     python -m tests.mutants.replica [SEEDS]     plant each, run the suite against it, print which check caught it
 
 Each is named after what it breaks; the number is that of its class in the field's list of bugs. Checks are the named
-tests of whole clusters and random schedules; each family is run up to its first failure.
+tests of whole clusters and runs of the simulator; each family is run up to its first failure.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from octopii.raft import ConfState
 from octopii.replica.jobs import SnapshotFailed, SnapshotWritten
 from octopii.replica.roster import Roster
 from octopii.replica.sessions import Verdict
+from octopii.sim import Simulation
 from tests.mutants.planting import Check, Mutant, catchers, table
 from tests.replica import (
-    schedules,
     test_clock,
     test_disk,
     test_divergence,
@@ -478,7 +478,12 @@ def families(seeds: int, *, number: int = 0) -> dict[str, dict[str, Check]]:
     """Everything that may catch a mutant of a class."""
     modules = sorted(MODULES, key=lambda module: module not in LIKELY.get(number, ()))
     named = {name: check for module in modules for name, check in tests_of(module).items()}
-    return {"named": named, "schedule": {f"seed {seed}": partial(schedules.run, seed) for seed in range(seeds)}}
+    return {"named": named, "simulator": {f"seed {seed}": partial(simulate, seed) for seed in range(seeds)}}
+
+
+def simulate(seed: int) -> None:
+    """One run of the simulator; the profiles take turns."""
+    Simulation(seed=seed, profile="all").run()
 
 
 def main() -> None:

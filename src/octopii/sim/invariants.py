@@ -283,7 +283,7 @@ class Checker(Observer):
     def _check_promises(self, node: Node, view: View) -> None:
         """What others were told is on disk is there after a restart."""
         store = node.replica.store
-        hard = store.hard_state
+        hard = node.replica.raft.status()
         if hard.term < view.promised_term:
             detail = f"node {node.id} came back in term {hard.term}, it had promised {view.promised_term}"
             self._fail(node, "durable promises", detail)

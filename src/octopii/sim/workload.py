@@ -54,6 +54,9 @@ class Workload:
         By then all of them have applied the same commands.
         """
 
+    def judge(self, history: Sequence[Operation], states: Sequence[Any]) -> None:
+        """Look at all calls and what came back, and at the last states, when all is over; raise if they do not fit."""
+
 
 class KvWorkload(Workload):
     """Writes, reads and deletes a few keys; each value is written once, so that a read tells which write it saw."""
