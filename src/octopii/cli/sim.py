@@ -33,6 +33,9 @@ from octopii.state_machine import StateMachine
 stories_shown = 3
 """Failed seeds that are told in full; all are listed."""
 
+table_columns = 110
+"""Width of the tables where standard output is no terminal."""
+
 seeds_ahead = 4
 """Seeds per process that are handed out at one time."""
 
@@ -244,7 +247,8 @@ def sim(
             run_all(work, seeds, jobs, summary)
         if shrink_it and summary.failures:
             summary.failures[0] = _shrunk(job, summary.failures[0])
-        summary.print(Console())
+        console = Console()
+        summary.print(console if console.is_terminal else Console(width=max(console.width, table_columns)))
         if summary.failures:
             raise typer.Exit(EXIT_FAILED)
 
