@@ -30,7 +30,9 @@ from tests.replica import (
     test_clock,
     test_disk,
     test_divergence,
+    test_hostile,
     test_identity,
+    test_quarantine,
     test_reads,
     test_restarts,
     test_sessions,
@@ -52,6 +54,8 @@ MODULES = (
     test_disk,
     test_versions,
     test_divergence,
+    test_quarantine,
+    test_hostile,
 )
 
 
@@ -332,6 +336,11 @@ def do_nothing(right: Function) -> Function:
     return lambda *_arguments: None
 
 
+def forget_promises(right: Function) -> Function:
+    """A member whose disk has lost what it acknowledged votes and campaigns by what is left."""
+    return lambda _node, **_what: None
+
+
 def raise_when_connected_members_can(right: Function) -> Function:
     """Members that are away are not waited for before the version is raised."""
 
@@ -407,6 +416,9 @@ MUTANTS = [
     Mutant("judged without a majority", 15, REPLICA + "divergence:Divergence._judge", agree_with_anybody),
     Mutant("differing node serves on", 15, REPLICA + "divergence:Divergence._differs", do_nothing),
     Mutant("resync without the log", 15, REPLICA + "applying:Applying.go_back_to", go_back_without_the_log),
+    Mutant("lost acks still counted", 4, "octopii.raft.raw_node:RawNode.report_lost_entries", do_nothing),
+    Mutant("lost entries forgotten", 16, "octopii.raft.raw_node:RawNode.hold_to", forget_promises),
+    Mutant("quarantine not kept", 16, REPLICA + "identity:IdentityStore.hold", do_nothing),
     Mutant("wiped node admitted", 16, "octopii.wire.handshake:_judge_member", admit_wiped_nodes),
     Mutant("ENOSPC taken for success", 18, REPLICA + "writes:Writes._write", take_a_full_disk_for_success),
     Mutant("EIO at a sync ignored", 18, REPLICA + "writes:Writes.sync_done", take_a_failed_sync_for_success),
@@ -435,7 +447,8 @@ def tests_of(module: ModuleType) -> dict[str, Check]:
         marks = [mark for mark in getattr(function, "pytestmark", []) if mark.name == "parametrize"]
         spans = []
         for mark in marks:
-            names = [part.strip() for part in mark.args[0].split(",")]
+            given = mark.args[0]
+            names = [part.strip() for part in given.split(",")] if isinstance(given, str) else [*given]
             spans.append([dict(zip(names, value if len(names) > 1 else (value,))) for value in mark.args[1]])
         for number, values in enumerate(itertools.product(*spans)):
             arguments = {key: value for chosen in values for key, value in chosen.items()}
@@ -466,7 +479,8 @@ LIKELY: dict[int, tuple[ModuleType, ...]] = {
     10: (test_reads,),
     14: (test_sessions,),
     15: (test_trouble, test_versions, test_divergence),
-    16: (test_identity,),
+    4: (test_quarantine,),
+    16: (test_identity, test_quarantine),
     18: (test_disk,),
     19: (test_clock,),
     20: (test_identity,),
