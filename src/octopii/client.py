@@ -92,7 +92,7 @@ class _Line:
         self.connection = Connection(self, self._handshake)
 
     def _handshake(self, certificate: str | None) -> Handshake:
-        standing = Standing(secure=self._core.settings.tls is not None)
+        standing = Standing(secure=self._core.settings.tls is not None, cluster_id=self._core.cluster_id)
 
         def rules(hello: Hello) -> Refusal | None:
             return judge(hello, standing, certificate_name=certificate)
@@ -104,6 +104,7 @@ class _Line:
 
     def admitted(self, connection: Connection, peer: Hello) -> None:
         """The node has let us in."""
+        self._core.cluster_id = self._core.cluster_id or peer.cluster_id
         self._core.connected(self, peer.node_id)
 
     def frames_arrived(self, connection: Connection, frames: Frames) -> None:
@@ -138,6 +139,8 @@ class ClientCore:
         self._turn_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self.cluster_id = b""
+        """The cluster of the first node that let this client in: it never goes on with another one."""
 
     # --- calls --------------------------------------------------------------------------------------------------
 

@@ -175,6 +175,19 @@ def test_compaction_and_snapshots_are_asked_for(servers: Servers) -> None:
     assert index in [node["snapshot"]["index"] for node in status(servers)["nodes"]]  # type: ignore[attr-defined]
 
 
+def test_addresses_of_two_clusters_are_status_6(servers: Servers, tmp_path: Path) -> None:
+    """`status` that is given nodes of two clusters says which belongs to which."""
+    other = Servers(tmp_path, 1)
+    try:
+        other.start()
+        assert answer("propose", "--cluster", other.cluster, "SET other yes") == b"OK"
+        ran = octopii("status", "--cluster", f"{servers.addresses[1]},{other.cluster}")
+        assert ran.returncode == 6
+        assert f"{other.cluster} belongs to cluster" in one_line(ran)
+    finally:
+        other.close()
+
+
 def test_a_node_that_is_gone_cannot_lead(tmp_path: Path) -> None:
     """`transfer-leader` to a voter that does not run is status 3, at once, and the leader stays."""
     servers = Servers(tmp_path)

@@ -3,12 +3,14 @@
 import json
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from octopii.cli.serve import stop_seconds
 from octopii.version import VERSION
 from tests.cli.processes import Server, free_addresses, octopii, one_line
 
@@ -195,6 +197,48 @@ def test_a_node_without_a_cluster_says_what_it_waits_for(
         server.start()
         server.wait_for_log(words)
         assert words in status_of(address)["warnings"]["waiting"]
+    finally:
+        server.close()
+
+
+def test_a_founder_of_a_cluster_that_is_there_ends(tmp_path: Path) -> None:
+    """--initial-leader in an empty folder, while a peer belongs to a cluster already: status 6, and what to do."""
+    first, second = free_addresses(2)
+    member = Server(
+        ["--node-id", 1, "--bind", first, "--wal-dir", tmp_path / "node-1", "--initial-leader"], tmp_path / "1.log"
+    )
+    try:
+        member.start()
+        assert octopii("propose", "--cluster", first, "SET a 1").stdout == b"OK"
+        arguments = ["--node-id", 2, "--bind", second, "--peer", f"1={first}", "--wal-dir", tmp_path / "node-2"]
+        ran = octopii("serve", *arguments, "--initial-leader")
+        assert ran.returncode == 6, ran.stderr
+        (line,) = [line for line in ran.stderr.decode().splitlines() if line.startswith("octopii: ")]
+        assert "node 2 cannot take part" in line
+        assert "cluster" in line
+    finally:
+        member.close()
+
+
+def test_a_node_that_does_not_end_is_ended(tmp_path: Path, address: str) -> None:
+    """SIGTERM while `apply` hangs: after the stated time the process is ended as it is, with status 7."""
+    (tmp_path / "stuck.py").write_text(
+        "import time\n"
+        "from octopii.machines import KvStateMachine\n"
+        "class Stuck(KvStateMachine):\n"
+        "    def apply(self, command):\n"
+        "        print('stuck', flush=True)\n"
+        "        time.sleep(1000)\n"
+    )
+    arguments = ["--machine", "stuck:Stuck", "--bind", address, "--wal-dir", tmp_path / "node", "--initial-leader"]
+    server = Server(arguments, tmp_path / "node.log", cwd=tmp_path)
+    try:
+        server.start()
+        octopii("propose", "--cluster", address, "--timeout", 0.5, "SET a 1")
+        began = time.monotonic()
+        assert server.end(signal.SIGTERM) == 7
+        assert time.monotonic() - began < stop_seconds + 10
+        assert "did not end within 10 s" in server.log
     finally:
         server.close()
 

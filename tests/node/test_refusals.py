@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from octopii import ConfigError, NotApplied, OctopiiNode, OutcomeUnknown, WipedNode
+from octopii import Client, ConfigError, NotApplied, OctopiiNode, OutcomeUnknown, WipedNode, WrongCluster
 from octopii.errors import RefusedError
 from octopii.machines import KvStateMachine
 from octopii.wire.frames import FrameType, Greeting, encode_frame, encode_greeting
@@ -89,6 +89,28 @@ def test_nodes_of_two_clusters_do_not_mix(tmp_path: Path) -> None:
                 await OctopiiNode(
                     first.config(1, wal_dir=str(tmp_path / "second" / "node-3")), KvStateMachine()
                 ).start()
+
+    asyncio.run(play())
+
+
+def test_a_client_never_goes_on_with_another_cluster(tmp_path: Path) -> None:
+    """Where its cluster was, another one has been founded: the client is told, and nothing of it gets there."""
+
+    async def play() -> None:
+        cluster = Cluster(tmp_path, 1)
+        await cluster.start()
+        await cluster.leader()
+        async with Client(cluster.addresses[1]) as client:
+            assert await client.propose(b"SET whose first", timeout=patience) == b"OK"
+            await cluster.stop()
+            shutil.rmtree(tmp_path / "node-1")
+            await cluster.start()
+            await cluster.leader()
+            with pytest.raises(WrongCluster):
+                await client.propose(b"SET whose first", timeout=2 * patience)
+        async with Client(cluster.addresses[1]) as client:
+            assert await client.query(b"GET whose", timeout=patience) == b"NOT_FOUND"
+        await cluster.stop()
 
     asyncio.run(play())
 

@@ -76,7 +76,7 @@ MEANINGS = {
 _ADVICE: tuple[tuple[type[OctopiiError], str], ...] = (
     (NoLeader, "check with octopii status that a majority of the nodes runs and that --cluster names them"),
     (CallTimeout, "the command may still count; ask the cluster before you repeat it, or raise --timeout"),
-    (WrongCluster, "check the addresses: they lead to nodes of another cluster"),
+    (WrongCluster, "check --cluster: all its addresses have to lead to one cluster, the one that is meant"),
     (BadCertificate, "check --tls-ca, --tls-cert and --tls-key, and that the certificate's name fits"),
     (LogInUse, "stop the process that has it open, or choose another --wal-dir"),
 )

@@ -7,6 +7,7 @@ nothing while all runs as it should.
 import errno
 import json
 import logging
+import os
 import secrets
 import signal
 import socket
@@ -224,7 +225,9 @@ def _shut_down(node: BlockingNode, config: Config) -> None:
     ending.start()
     ending.join(stop_seconds)
     if ending.is_alive():
-        fail(f"node {config.node_id} did not end within {stop_seconds:g} s and is ended as it is", EXIT_LOG)
+        text = f"octopii: node {config.node_id} did not end within {stop_seconds:g} s and is ended as it is"
+        print(text, file=sys.stderr, flush=True)
+        os._exit(EXIT_LOG)  # an orderly exit would wait for the thread that hangs
 
 
 def _cannot_start(error: OSError, config: Config) -> NoReturn:

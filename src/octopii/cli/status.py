@@ -12,7 +12,7 @@ from octopii.cli.exits import EXIT_NOT_APPLIED, EXIT_REFUSED, fail, one_line_err
 from octopii.cli.options import CaOption, CertificateOption, ClusterOption, JsonOption, KeyOption, TimeoutOption, Tls
 from octopii.client import BlockingClient
 from octopii.config import parse_address
-from octopii.errors import ConfigError, NoLeader, OctopiiError, RefusedError
+from octopii.errors import ConfigError, NoLeader, OctopiiError, RefusedError, WrongCluster
 from octopii.wire.call import CallLimits
 from octopii.wire.links import LinkLimits
 
@@ -73,6 +73,9 @@ def all_statuses(addresses: list[str], tls: Tls, *, timeout: float) -> list[dict
                 if int(node_id) not in met
             }
             wanted = sorted(named - asked.keys())
+    clusters = {node["cluster_id"]: address for address, node in asked.items() if node.get("cluster_id")}
+    if len(clusters) > 1:
+        raise WrongCluster("; ".join(f"{address} belongs to cluster {found}" for found, address in clusters.items()))
     return _completed(asked)
 
 
