@@ -6,6 +6,8 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from octopii.cli.demo import compare
 from tests.cli.processes import OCTOPII, patience_seconds
 
@@ -52,15 +54,16 @@ def test_the_demo_ends_well(tmp_path: Path) -> None:
     assert processes_of(tmp_path) == []
 
 
-def test_ctrl_c_cleans_up(tmp_path: Path) -> None:
-    """An interrupted demo ends its nodes, removes its folder and says so, with status 130."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_cleans_up(tmp_path: Path, number: signal.Signals) -> None:
+    """An interrupted demo (Ctrl-C, `kill`, a closed terminal) ends its nodes, removes its folder, with status 130."""
     demo = start(tmp_path)
     assert demo.stdout is not None
     for line in demo.stdout:
         if "begin to place" in line:
             break
     assert processes_of(tmp_path) != []
-    demo.send_signal(signal.SIGINT)
+    demo.send_signal(number)
     shown, errors = demo.communicate(timeout=patience_seconds)
     assert (demo.returncode, errors) == (130, ""), shown
     assert list(tmp_path.iterdir()) == []

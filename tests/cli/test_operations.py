@@ -26,6 +26,12 @@ def blocks(section: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
+def block_with(words: str) -> str:
+    """The one block of commands for a deployment in which these words are."""
+    (block,) = [block for block in blocks("Deploy three nodes", "sh") if words in block]
+    return block
+
+
 class Deployment:
     """The page's three machines as processes of this one, with TLS."""
 
@@ -33,10 +39,10 @@ class Deployment:
         self.folder = folder
         self.addresses = dict(enumerate(free_addresses(4), 1))
         self.servers: dict[int, Server] = {}
-        for line in blocks("Deploy three nodes", "sh")[0].splitlines():
+        for line in block_with("certs init").splitlines():
             ran = octopii(*shlex.split(line)[1:], cwd=folder)
             assert ran.returncode == 0, ran.stderr
-        exports = dict(re.findall(r"(OCTOPII_\w+)=(\S+)", blocks("Deploy three nodes", "sh")[1]))
+        exports = dict(re.findall(r"(OCTOPII_\w+)=(\S+)", block_with("export ")))
         self.environment = {name: self.here(value) for name, value in exports.items()}
 
     def here(self, text: str) -> str:

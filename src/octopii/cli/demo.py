@@ -178,7 +178,8 @@ class Story:
         """Tell it all; returns whether nothing was lost. Raises `TimeoutError` when something does not come about."""
         loop, this = asyncio.get_running_loop(), asyncio.current_task()
         assert this is not None
-        loop.add_signal_handler(signal.SIGTERM, this.cancel)
+        for number in (signal.SIGTERM, signal.SIGHUP):  # the nodes have sessions of their own, they would stay
+            loop.add_signal_handler(number, this.cancel)
         others: list[asyncio.Task[None]] = []
         try:
             with self._screen():
