@@ -31,6 +31,8 @@ SETTINGS: dict[str, Any] = {
 class ChaosCluster(ProcessCluster):
     """Nodes as processes, by id. Ids grow: a node that was removed never comes back, another takes its place."""
 
+    start_seconds = 120.0  # several interpreters at once, on a machine that may be busy with other things
+
     def __init__(self, folder: Path, network: Network, size: int) -> None:
         super().__init__(folder, 0, machine="tests.chaos.machine:ChaosStateMachine", **SETTINGS)
         self.network = network

@@ -28,6 +28,9 @@ def toml(settings: dict[str, Any]) -> str:
 class ProcessCluster:
     """Nodes as processes, by id. Whatever is still there at the end is killed."""
 
+    start_seconds = patience
+    """Within this time after its start a node listens."""
+
     def __init__(self, folder: Path, size: int = 3, *, machine: str = "", **settings: Any) -> None:
         self.folder = folder
         self.addresses = dict(enumerate(free_addresses(size), 1))
@@ -53,7 +56,10 @@ class ProcessCluster:
         for node_id in chosen:
             output = self.processes[node_id].stdout
             assert output is not None
-            line = await asyncio.wait_for(loop.run_in_executor(None, output.readline), patience)
+            try:
+                line = await asyncio.wait_for(loop.run_in_executor(None, output.readline), self.start_seconds)
+            except TimeoutError:
+                raise AssertionError(f"node {node_id} does not listen after {self.start_seconds:g} s") from None
             assert "listens on" in line, self.log_of(node_id)
 
     def command(self, node_id: int) -> list[str]:
