@@ -60,7 +60,7 @@ def take_a_hole_for_the_tail(right: Function) -> Function:
 
 def trust_every_commit(right: Function) -> Function:
     """What a commit says of its unit is not compared with the unit."""
-    return staticmethod(lambda _fragment, _unit: True)  # type: ignore[return-value]
+    return staticmethod(lambda _fragment, _unit: True)
 
 
 def count_units_without_commit(right: Function) -> Function:
@@ -177,22 +177,36 @@ MUTANTS = [
 
 # --- what may catch them ----------------------------------------------------------------------------------------
 
-LIKELY = {
-    17: ("sense", "recovery", "damage", "crash", "record", "log", "oracle", "inspect", "space"),
-    18: ("vfs", "errors", "crash", "sync", "space"),
+CATCHERS = {
+    "hole taken for the tail": "damage.py::test_flipped_bytes",
+    "last records not vouched for": "sense.py::test_closed_log_refuses_what_makes_no_sense",
+    "torn bytes stay": "crash.py::test_crash_at_every_operation",
+    "life left out of checksums": "recovery.py::test_what_a_cut_block_held_never_returns",
+    "topic left out of checksums": "oracle.py",
+    "place left out of checksums": "oracle.py",
+    "block reused before its trim is durable": "crash.py::test_crash_with_many_segments",
+    "commit not compared with its batch": "sense.py::test_crashed_log_ends_before_what_makes_no_sense",
+    "batch counts without its commit": "sense.py::test_crashed_log_ends_before_what_makes_no_sense",
+    "short write taken for whole": "vfs.py::test_short_writes_are_completed",
+    "short write of parts taken for whole": "vfs.py::test_short_writes_are_completed",
+    "short read taken for whole": "vfs.py::test_short_reads_are_completed",
+    "ENOSPC at allocation ignored": "vfs.py::test_no_room_for_a_segment_is_said_when_it_is_made",
+    "EIO of fdatasync ignored": "errors.py::test_failed_sync_poisons",
+    "fdatasync tried again": "errors.py::test_failed_sync_poisons",
+    "log goes on after a failed write": "errors.py::test_failed_sync_poisons",
 }
-"""Files of `tests/walrus` that look at a class of bug, the likeliest first."""
+"""The tests of `tests/walrus/test_*` that are there to catch each."""
 
 
-def first_failure(mutant: Mutant) -> str | None:
-    """Run the tests with the bug planted; return the name of the first that fails."""
+def first_failure(mutant: Mutant, *, harmless: bool = False) -> str | None:
+    """Run the tests with the bug planted (or, `harmless`, without); return the name of the first that fails."""
     locate(mutant.target)  # a mutant of nothing would be an error in every test, and seem caught
-    files = [f"tests/walrus/test_{name}.py" for name in LIKELY[mutant.number]]
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:randomly", "-p", "tests.mutants.plugin"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PLANTED_MUTANT": mutant.name}
+    options = ["-x", "-q", "-n", "0", "--timeout", "0", "-p", "no:randomly", "-p", "tests.mutants.plugin"]
+    command = [sys.executable, "-m", "pytest", *options, f"tests/walrus/test_{CATCHERS[mutant.name]}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PLANTED_MUTANT": "" if harmless else mutant.name}
     try:
         done = subprocess.run(
-            [*command, *files], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=SECONDS, check=False
+            command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
         return f"no test ends within {SECONDS} s"

@@ -196,6 +196,19 @@ def test_write_that_makes_no_progress_is_an_error(tmp_path: Path, monkeypatch: p
         file.write_at(b"abc", 0)
 
 
+def test_no_room_for_a_segment_is_said_when_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`allocate` raises what the operating system says, long before a store to the mapping would be a signal."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    file = RealFileSystem().open(str(tmp_path / "a"), create=True)
+    with pytest.raises(OSError, match="no space left"):
+        file.allocate(4096)
+    file.close()
+
+
 def test_short_reads_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the operating system reads a part, `read_at` reads the rest."""
     file = RealFileSystem().open(str(tmp_path / "a"), create=True)
