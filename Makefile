@@ -17,7 +17,7 @@ else
 seed_option := --randomly-seed=$(SEED)
 endif
 
-.PHONY: demo test check format bench sim heavy chaos install clean
+.PHONY: demo test check format bench sim heavy chaos mutants install clean
 .DEFAULT_GOAL := help
 
 help: ; @sed -n '3,7s/^# \{0,1\}//p' Makefile
@@ -68,6 +68,9 @@ heavy: .venv/.ready
 
 chaos: .venv/.ready
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+mutants: .venv/.ready
+	$(BIN)/python -m tests.mutants --write docs/mutants.md $(ARGS)
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis bench/peers/*/target

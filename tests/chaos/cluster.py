@@ -1,6 +1,7 @@
 """A cluster of `octopii serve` processes that can be killed, paused, filled up, and given other members."""
 
 import os
+import resource
 import signal
 import subprocess
 from pathlib import Path
@@ -104,12 +105,13 @@ class ChaosCluster(ProcessCluster):
         return {node_id: code for node_id, code in codes.items() if code is not None}
 
     def cpu_seconds(self) -> float:
-        """Processor time that the running nodes have taken."""
+        """Processor time that the nodes have taken, those that have ended included."""
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
         ticks = 0
         for process in self.processes.values():
             fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
             ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+        return ended.ru_utime + ended.ru_stime + ticks / os.sysconf("SC_CLK_TCK")
 
     def complaints(self) -> list[str]:
         """Lines of the nodes' logs that speak of a bug: tracebacks, failed assertions."""

@@ -72,7 +72,7 @@ async def _run(
     workload = Workload(recorder, random.Random(rng.random()), lambda: list(cluster.addresses.values()))
     nemesis = Nemesis(cluster, recorder, random.Random(rng.random()), say, only)
     report.outcomes, report.faults, report.write_times = recorder.outcomes, nemesis.faults, recorder.write_times
-    began = time.monotonic()
+    began, cpu_before = time.monotonic(), cluster.cpu_seconds()
     workload.start(clients=CLIENTS, rate=rate)
     try:
         await nemesis.run(began + report.minutes * 60)
@@ -80,7 +80,7 @@ async def _run(
         report.problems.append(str(error))
     report.problems += await workload.stop()
     report.minutes = (time.monotonic() - began) / 60
-    report.cpu_share = cluster.cpu_seconds() / (time.monotonic() - began)
+    report.cpu_share = (cluster.cpu_seconds() - cpu_before) / (time.monotonic() - began)
     if not report.problems:
         report.problems += await _differences(cluster)
         async with Client(list(cluster.addresses.values())) as client:
