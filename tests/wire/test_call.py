@@ -139,6 +139,22 @@ def test_a_lost_answer_is_fetched_not_applied_twice() -> None:
     assert model.applied == [b"x"]
 
 
+@pytest.mark.parametrize(("leader", "stays"), [(0, False), (1, True)])
+def test_a_call_that_a_node_lost_track_of_goes_elsewhere_if_that_node_knows_no_leader(leader: int, stays: bool) -> None:
+    """A leader that was cut off says that it lost the call: the next try goes to another node, at once, as it was."""
+    model = silent()
+    call = model.machine.propose([b"x"], deadline=10.0)
+    model.run(0.5)
+    address, first = model.sent[-1][0], model.last().group
+    model.fail(FailureKind.CONNECTION_LOST, leader=leader and model.node_of(address))
+    model.silent = False
+    model.run(1.0)
+    tries = [(where, request.group) for where, request in model.sent if isinstance(request, Propose)]
+    assert tries[1][1] == first
+    assert (tries[1][0] == address) is stays
+    assert model.outcomes == {call: [b"ok:x"]}
+
+
 def test_a_silent_link_is_left() -> None:
     """A node that takes requests and says nothing is left after `try_timeout`, and another gets them."""
     model = silent()

@@ -430,7 +430,8 @@ class CallMachine:
             self._fail_attempt(attempt, failure)
         elif kind in _LOST_KINDS:
             attempt.lose()
-            links.refused(now, elsewhere=False)
+            # A node that lost its leader, or its lead, and knows of no other may be cut off from where there is one.
+            links.refused(now, elsewhere=not failure.leader and self._limits.links.follow_leader)
             self._retry([attempt])
         elif kind in _REFUSED_KINDS and not self._limits.links.follow_leader:
             self._refused_for_good(attempt, failure)
