@@ -21,7 +21,7 @@ import pytest
 
 from octopii.errors import LogFull, LogPoisoned
 from octopii.raft import ConfState
-from octopii.replica.jobs import SnapshotFailed, SnapshotWritten
+from octopii.replica.jobs import SnapshotFailed, SnapshotView, SnapshotWritten
 from octopii.replica.roster import Roster
 from octopii.replica.sessions import Verdict
 from octopii.sim import Simulation
@@ -90,6 +90,8 @@ def answers_with(**lost: Any) -> Callable[[Function], Function]:
     def build(right: Function) -> Function:
         def wrong(applier: Any) -> Any:
             view = right(applier)
+            if not isinstance(view, SnapshotView):
+                return view  # it failed, as the right one would have
             return msgspec.structs.replace(view, manifest=msgspec.structs.replace(view.manifest, **lost))
 
         return wrong
@@ -99,7 +101,12 @@ def answers_with(**lost: Any) -> Callable[[Function], Function]:
 
 def answers_without_sessions(right: Function) -> Function:
     """A snapshot lacks the sessions."""
-    return lambda applier: msgspec.structs.replace(right(applier), sessions=[])
+
+    def wrong(applier: Any) -> Any:
+        view = right(applier)
+        return msgspec.structs.replace(view, sessions=[]) if isinstance(view, SnapshotView) else view
+
+    return wrong
 
 
 def count_at_record(right: Function) -> Function:

@@ -4,6 +4,7 @@ import pytest
 
 from octopii.sim.node import START_WALL
 from octopii.walrus.faults import survive_none
+from octopii.wire import requests
 from tests.replica.clusters import Cluster
 
 
@@ -73,3 +74,25 @@ def test_time_moves_in_an_idle_cluster_whose_machine_asks_for_it() -> None:
     before = cluster.nodes[1].applier.time_ns
     cluster.world.run(10.0)
     assert cluster.nodes[1].applier.time_ns - before > 8 * 10**9
+
+
+def test_a_snapshot_holds_the_applied_time() -> None:
+    """Restarted from a snapshot alone, under a leader whose clock is behind, a replica is where the others are."""
+    cluster = Cluster(21, clock_skew_max=5.0)
+    leader = cluster.wait_for_leader()
+    node = cluster.followers[0]
+    leader.wall_offset = 3.0
+    client = cluster.client()
+    cluster.write(client, 3)
+    cluster.settle()
+    assert isinstance(cluster.reply(node, requests.ForceSnapshot(1)), requests.Done)
+    assert node.replica.snapshots.newest is not None
+    assert node.replica.snapshots.newest.index == node.applier.index, "nothing behind it tells the time"
+    time = node.applier.time_ns
+    node.crash(survive_none)
+    leader.crash(survive_none)
+    node.start()
+    cluster.wait_for_leader()
+    cluster.write(client)
+    cluster.settle()
+    assert {each.applier.time_ns for each in cluster.nodes.values() if each.up} == {time}
