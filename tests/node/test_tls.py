@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from octopii import BadCertificate, Client, Config, ConfigError, NoLeader
-from octopii.node.security import create_authority, issue
+from octopii.node.authority import create_authority, issue
 from tests.node.cluster import Cluster, patience
 
 NOW = datetime.datetime.now(datetime.UTC)

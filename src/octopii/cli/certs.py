@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from octopii.cli.exits import EXIT_USAGE, fail
-from octopii.node.security import authority_days, certificate_days, create_authority, issue
+from octopii.node.security import authority_days, certificate_days
 from octopii.wire.handshake import is_client_certificate_name
 
 certs = typer.Typer(
@@ -43,6 +43,8 @@ def init(
 
     ca.pem goes to every node and client, ca.key stays with you.
     """
+    from octopii.node.authority import create_authority  # slow to load, and no other command needs it
+
     directory.mkdir(parents=True, exist_ok=True)
     certificate, key = create_authority(name=name, now=datetime.datetime.now(datetime.UTC), days=days)
     _write(directory / "ca.key", key, secret=True)
@@ -56,6 +58,8 @@ def issue_certificate(
     days: Annotated[int, typer.Option(metavar="DAYS", min=1, help="How long it is valid.")] = certificate_days,
 ) -> None:
     """Make a certificate and its key, signed by the authority in DIR."""
+    from octopii.node.authority import issue
+
     if not is_client_certificate_name(name):
         fail(f'a certificate is named "node-<id>" or "client-<name>", not {name!r}', EXIT_USAGE)
     try:
