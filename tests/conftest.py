@@ -1,14 +1,16 @@
 """What all tests share: fixed random data, so that a failure seen once is seen again."""
 
 import os
+from typing import Any
 
 import hypothesis
 import pytest
 
 # `fixed` draws the same examples on every run and on every machine. `HYPOTHESIS_PROFILE=explore` searches further
-# with new ones, and is what to use while looking for a bug.
-hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
-hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
+# with new ones, and is what to use while looking for a bug. No test fails for being slow: machines differ.
+no_clocks: dict[str, Any] = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("fixed", derandomize=True, database=None, **no_clocks)
+hypothesis.settings.register_profile("explore", max_examples=1000, **no_clocks)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octopii.errors import CommandError
@@ -66,7 +66,7 @@ def without_times(answer: bytes | None) -> bytes | None:
 
 
 @given(data=st.data())
-@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8)
 def test_it_does_what_its_model_does_on_three_nodes(case: Case, data: st.DataObject) -> None:
     """Through a client, with replicas that lose power in between, every answer is the model's, and all states agree."""
     factory, make_model, commands = case
