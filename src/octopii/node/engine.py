@@ -21,6 +21,7 @@ from octopii.errors import ConfigError, ShuttingDown
 from octopii.node.local_calls import LOCAL, LocalCalls
 from octopii.node.switchboard import Switchboard
 from octopii.node.transport import Connection
+from octopii.node.watchdog import Watchdog
 from octopii.node.workers import ApplyThread, SyncThreads
 from octopii.replica.applier import Applier
 from octopii.replica.jobs import Cause, Result
@@ -74,6 +75,7 @@ class Engine:
         self._turn_due = False
         self._in_turn = False
         self._next_tick = now + config.tick_interval
+        self._watchdog = Watchdog(config.node_id, election_timeout=config.election_timeout)
         self._tick_timer: asyncio.TimerHandle | None = None
         self._wake_timer: asyncio.TimerHandle | None = None
         self._wake_at = 0.0
@@ -249,7 +251,9 @@ class Engine:
     # --- time ---------------------------------------------------------------------------------------------------
 
     def _tick_due(self) -> None:
-        late = clock() - self._next_tick
+        now = clock()
+        late = now - self._next_tick
+        self._watchdog.ticked(late, now)
         if late > self.config.tick_interval:
             # This process, or the machine, stood still: what has arrived meanwhile is read before time passes.
             self._tick_timer = self._loop.call_later(0.001, self._tick)
