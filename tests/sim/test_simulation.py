@@ -8,10 +8,11 @@ import msgspec
 import pytest
 
 from octopii.errors import ConfigError
-from octopii.machines import CounterStateMachine
+from octopii.machines import CounterStateMachine, RegistryStateMachine
 from octopii.sim import PROFILES, Report, Simulation, SimulationFailed, shrink
 from octopii.sim.faults import KINDS
 from octopii.sim.plan import draw
+from octopii.state_machine import StateMachine
 from tests.sim.specimens import Counting, Fickle, Forgetful, NeverRight, Transfers
 
 SEEDS = 4
@@ -92,6 +93,13 @@ def test_a_machine_of_ones_own_runs() -> None:
     outcome = Simulation(CounterStateMachine, workload=Transfers, seed=1, profile="crashes").run()
     assert isinstance(outcome, Report)
     assert outcome.verdict == "not judged"
+
+
+@pytest.mark.parametrize("machine", [CounterStateMachine, RegistryStateMachine])
+def test_the_machines_of_the_package_have_workloads(machine: type[StateMachine]) -> None:
+    """Counters and registries are run and judged like the key-value store."""
+    for seed in range(2):
+        assert Simulation(machine, seed=seed, profile="chaos").run().verdict == "linearizable"
 
 
 def failure_of(simulation: Simulation, seeds: int = 30) -> SimulationFailed:

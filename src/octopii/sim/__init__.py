@@ -8,7 +8,7 @@ Only clock, random numbers, network and file system are the simulator's own; rep
 are the ones that run in production. One seed is one run, always the same, in every process.
 
     simulation.py        one run: rounds of faults, quiet after each, what has to hold
-    workload.py          what clients do; derive from `Workload`
+    workload.py          what clients do; derive from `Workload`. workloads.py: those of the package's machines
     profiles.py          what may go wrong, by name
     plan.py              what one seed has in store
     faults.py            each kind of fault, with link_faults.py, disk.py, victims.py
@@ -47,7 +47,8 @@ from octopii.sim.profiles import PROFILES
 from octopii.sim.shrink import shrink
 from octopii.sim.simulation import Report, Simulation, SimulationFailed
 from octopii.sim.trace import Trace
-from octopii.sim.workload import KvWorkload, Workload
+from octopii.sim.workload import Workload
+from octopii.sim.workloads import CounterWorkload, KvWorkload, RegistryWorkload
 from octopii.sim.world import Observer, World
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "Asked",
     "CompositeModel",
     "CounterModel",
+    "CounterWorkload",
     "KvModel",
     "KvWorkload",
     "MachineModel",
@@ -68,6 +70,7 @@ __all__ = [
     "QueueModel",
     "RegisterModel",
     "RegistryModel",
+    "RegistryWorkload",
     "Report",
     "SimulatedClient",
     "Simulation",

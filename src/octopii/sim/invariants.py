@@ -18,7 +18,7 @@ from typing import Protocol
 import msgspec
 
 from octopii.errors import CommandError
-from octopii.raft import Entry, Message, MessageType, Role
+from octopii.raft import ConfState, Entry, Message, MessageType, Role
 from octopii.replica.applier import Applier, local_exceptions
 from octopii.replica.jobs import Applied, ApplyJob, Job, Restored, RestoreJob, Result, SnapshotView
 from octopii.replica.work import PeerOutput
@@ -56,7 +56,9 @@ class View(msgspec.Struct):
     role: Role = Role.FOLLOWER
     last: int = 0
     last_term: int = 0
+    base: int = 0  # entries up to here are behind a snapshot
     terms: dict[int, int] = {}
+    conf: ConfState = msgspec.field(default_factory=ConfState)
     committed: int = 0
     compared: int = 0  # committed entries up to here were compared
     applied: int = 0
@@ -114,6 +116,8 @@ class Checker(Observer):
         view.last = store.last_index()
         view.last_term = store.term(view.last)
         view.terms = {index: store.term(index) for index in range(store.first_index(), view.last + 1)}
+        view.base = store.first_index() - 1
+        view.conf = replica.conf_state
         view.committed = view.compared = replica.raft.committed
         view.applied, view.time = 0, 0.0
         self._record(node, store.first_index(), view.last)
@@ -137,6 +141,7 @@ class Checker(Observer):
             self._follow_role(node, view)
         if raft.committed != view.committed or view.compared < view.committed:
             self._follow_commit(node, view, raft.committed)
+        view.conf = raft.conf_state
         if self.steps % full_check_steps == 0:
             for each in node.world.nodes.values():
                 if each.up:
@@ -201,7 +206,7 @@ class Checker(Observer):
             same -= 1
         if same < first - 1 or (same == first - 1 and view.last < same):
             terms.clear()  # a snapshot took the place of the log
-            same = first - 1
+            same = view.base = first - 1
             if same:
                 self._check_snapshot(node, same, store.term(same))
         elif same < view.last:
@@ -267,9 +272,11 @@ class Checker(Observer):
     def _follow_commit(self, node: Node, view: View, committed: int) -> None:
         if committed < view.committed:
             self._fail(node, "commit index", f"went back from {view.committed} to {committed}")
-        store = node.replica.store
-        term = node.replica.raft.term
+        store, raft = node.replica.store, node.replica.raft
+        term = raft.term
         end = min(committed, store.last_index())
+        if raft.role is Role.LEADER and committed > max(view.committed, self.commit) and committed == end:
+            self._check_first_commit(node, view, committed)
         for index in range(max(view.compared + 1, store.first_index()), end + 1):
             entry_term = view.terms[index]
             known = self.committed.setdefault(index, (entry_term, term))
@@ -279,6 +286,19 @@ class Checker(Observer):
         view.committed = committed
         view.compared = max(view.compared, end)
         self.commit = max(self.commit, end)
+
+    def _check_first_commit(self, node: Node, view: View, index: int) -> None:
+        """A leader commits an entry of its own term that a quorum has; the change that it brings may count already."""
+        entry_term, term = view.terms[index], node.replica.raft.term
+        if entry_term != term:
+            self._fail(node, "commit of own term", f"entry {index} of term {entry_term} is committed in term {term}")
+        holders = {
+            peer for peer, other in self.views.items() if index <= other.base or other.terms.get(index) == entry_term
+        }
+        confs = (view.conf, node.replica.conf_state)
+        if not self.rotten and not any(_is_quorum(conf, holders) for conf in confs):
+            detail = f"entry {index} is in the logs of {sorted(holders)} alone: {confs[0]}"
+            self._fail(node, "commit by a quorum", detail)
 
     def _check_promises(self, node: Node, view: View) -> None:
         """What others were told is on disk is there after a restart."""
@@ -433,6 +453,12 @@ class Reference:
                         raise Violation("at most once", detail)
                     self._calls.add((item.session, number))
                 position += 1
+
+
+def _is_quorum(conf: ConfState, holders: set[int]) -> bool:
+    """Whether these are a majority, in a joint membership of both halves."""
+    halves = [half for half in (conf.voters, conf.voters_outgoing) if half]
+    return all(2 * len(holders.intersection(half)) > len(half) for half in halves)
 
 
 def watch(machine: StateMachine, before: Callable[[Place], None], after: After) -> None:

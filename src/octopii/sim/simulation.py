@@ -25,7 +25,8 @@ from octopii.sim.linearizability import Outcome, check_history
 from octopii.sim.plan import Fault, Plan, draw
 from octopii.sim.story import Names, Story, name_of, tell
 from octopii.sim.victims import NOT_NOW
-from octopii.sim.workload import NextKvStateMachine, User, Workload, default_workload
+from octopii.sim.workload import User, Workload
+from octopii.sim.workloads import NextKvStateMachine, default_workload
 from octopii.sim.world import World
 from octopii.state_machine import StateMachine
 from octopii.wire.requests import Consistency

@@ -4,16 +4,14 @@ A workload of your own derives from `Workload` and overrides what it needs; `com
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from octopii.errors import NotApplied
-from octopii.machines import KvStateMachine
 from octopii.sim.client import Asked, SimulatedClient
 from octopii.sim.history import Operation, Query
-from octopii.sim.models import KvModel, Model
+from octopii.sim.models import Model
 from octopii.sim.world import World
-from octopii.state_machine import StateMachine
 from octopii.wire.call import unwrap
 from octopii.wire.requests import Consistency
 
@@ -56,65 +54,6 @@ class Workload:
 
     def judge(self, history: Sequence[Operation], states: Sequence[Any]) -> None:
         """Look at all calls and what came back, and at the last states, when all is over; raise if they do not fit."""
-
-
-class KvWorkload(Workload):
-    """Writes, reads and deletes a few keys; each value is written once, so that a read tells which write it saw."""
-
-    model = KvModel()
-
-    def __init__(self, *, keys: int = 8) -> None:
-        self._keys = [b"key-%d" % number for number in range(keys)]
-        self._written = 0
-
-    def command(self, rng: random.Random) -> bytes:
-        """SET most often, now and then DELETE and GET."""
-        key = rng.choice(self._keys)
-        kind = rng.random()
-        if kind < 0.1:
-            return b"DELETE " + key
-        if kind < 0.2:
-            return b"GET " + key
-        self._written += 1
-        filler = b"." * rng.choice((0, 0, 10, 200, 2000))
-        return b"SET %b value-%d%b" % (key, self._written, filler)
-
-    def query(self, rng: random.Random) -> bytes:
-        """GET one of the keys."""
-        return b"GET " + rng.choice(self._keys)
-
-    def final_queries(self) -> Sequence[bytes]:
-        """GET all keys."""
-        return [b"GET " + key for key in self._keys]
-
-
-class NextKvStateMachine(KvStateMachine):
-    """Version 2 of the key-value machine, for rolling upgrades: the same commands, another format of snapshots."""
-
-    snapshot_version = 2
-    _mark = b"next/"
-
-    def snapshot(self) -> Callable[[], Any]:
-        """The snapshot of version 1 behind a mark."""
-        encode = super().snapshot()
-
-        def marked() -> Any:
-            yield self._mark
-            yield from encode()
-
-        return marked
-
-    def restore(self, data: memoryview) -> None:
-        """Replace everything by a snapshot of version 2."""
-        if bytes(data[: len(self._mark)]) != self._mark:
-            raise ValueError("not a snapshot of version 2")
-        super().restore(data[len(self._mark) :])
-
-    def migrate(self, version: int, data: memoryview) -> bytes:
-        """Put the mark before a snapshot of version 1."""
-        if version != 1:
-            return super().migrate(version, data)  # type: ignore[return-value]
-        return self._mark + bytes(data)
 
 
 class User:
@@ -214,8 +153,3 @@ class User:
 
 def _operation(client: int, asked: Asked, returned: float | None, request: bytes, answer: object) -> Operation:
     return Operation(client=client, invoked=asked.asked_at, returned=returned, request=request, answer=answer)
-
-
-def default_workload(machine: Callable[[], StateMachine]) -> Callable[[], Workload] | None:
-    """The workload of a machine that comes with the package, or None."""
-    return KvWorkload if isinstance(machine(), KvStateMachine) else None
