@@ -190,11 +190,20 @@ class LogInUse(WalrusError):
 
 
 class LogPoisoned(WalrusError):
-    """A write or a sync failed earlier, so what is on disk is not known: close, repair the cause, open again."""
+    """A write or a sync failed, so what is on disk is not known: close, repair the cause (`error`), open again."""
+
+    def __init__(self, message: str, *, path: str, error: OSError) -> None:
+        super().__init__(message)
+        self.path = path
+        self.error = error
 
 
 class LogClosed(WalrusError):
     """The log was closed."""
+
+    def __init__(self, message: str, *, path: str) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class EntryTooLarge(WalrusError):

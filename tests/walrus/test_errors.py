@@ -126,8 +126,9 @@ def test_failed_sync_poisons() -> None:
         lambda: log.commit("t", 0),
         log.sync,
     ):
-        with pytest.raises(LogPoisoned, match="close and open again"):
+        with pytest.raises(LogPoisoned, match="close and open again") as caught:
             write()
+        assert (caught.value.path, caught.value.error.errno) == (folder, errno.EIO)
     assert [entry.data for entry in log.read_from("t", 0, 1000)] == [b"kept"]
     log.close()
     with _log(system) as again:
@@ -360,8 +361,9 @@ def test_closed_log() -> None:
         log.sync,
         log.verify,
     ):
-        with pytest.raises(LogClosed):
+        with pytest.raises(LogClosed) as caught:
             call()
+        assert caught.value.path == folder
 
 
 @pytest.mark.parametrize(

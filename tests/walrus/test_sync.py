@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from octopii.errors import LogClosed, LogPoisoned
+from octopii.errors import CorruptLogError, LogClosed, LogPoisoned
 from octopii.walrus import FsyncSchedule, Log, Milliseconds, NoFsync, SyncEach, Walrus
 from octopii.walrus.memory_vfs import MemoryFileSystem, Operation, survive_none
 
@@ -145,7 +145,24 @@ def test_failed_sync_is_told_to_every_thread_that_waits() -> None:
         thread.join(20)
         assert not thread.is_alive()
     assert len({id(error) for error in errors}) == 8
+    assert {(error.path, error.error.errno) for error in errors} == {(folder, 5)}
     log.close()
+
+
+def test_damage_that_a_sync_meets_is_told_with_its_place() -> None:
+    """A sync that finds a damaged line in a table fails with the file and the position, and so does the next."""
+    system = _memory()
+    log = _open(system, SyncEach())
+    for _ in range(2):
+        log.append_for_topic("t", bytes(900))  # fills a block each: the next sync vouches for the first
+    path = f"{folder}/segment-00000001.wal"
+    slots = [at for at in range(128, 1152, 128) if system.contents(path)[at + 8 : at + 12] == b"\1\0\0\0"]
+    assert len(slots) == 2
+    system.contents(path)[slots[0] + 20] ^= 1
+    for _ in range(2):
+        with pytest.raises(CorruptLogError) as caught:
+            log.append_for_topic("t", b"x")
+        assert (caught.value.path, caught.value.position) == (path, slots[0])
 
 
 def test_idle_log_writes_its_marks() -> None:

@@ -254,15 +254,17 @@ class LogLife:
     def _check_open(self) -> None:
         self._check_readable()
         if self.poison is not None:
-            raise LogPoisoned(f"{self.path}: an earlier write or sync failed ({self.poison}); close and open again")
+            text = f"{self.path}: an earlier write or sync failed ({self.poison}); close and open again"
+            raise LogPoisoned(text, path=self.path, error=self.poison)
 
     def _check_readable(self) -> None:
         if self.is_closed:
-            raise LogClosed(f"{self.path}: the log is closed")
+            raise LogClosed(f"{self.path}: the log is closed", path=self.path)
 
     def _fail(self, error: OSError) -> NoReturn:
         """A write or a sync failed: what is on disk is not known any more, so nothing is written after it."""
         self.poison = error
         for topic in [self._catalog.topic, *self._topics.values()]:
             topic.detach()
-        raise LogPoisoned(f"{self.path}: a write or a sync failed ({error}); close and open again") from error
+        text = f"{self.path}: a write or a sync failed ({error}); close and open again"
+        raise LogPoisoned(text, path=self.path, error=error) from error

@@ -349,9 +349,12 @@ class _Group:
         waiter.release()
 
     def check(self) -> None:
-        """Raise what the group's sync raised: a new exception for each thread."""
-        if self.error is not None:
-            raise type(self.error)(*self.error.args) from self.error
+        """Raise what the group's sync raised: an exception of its own for each thread, with the same fields."""
+        error = self.error
+        if error is not None:
+            twin = type(error).__new__(type(error), *error.args)
+            twin.__dict__.update(error.__dict__)
+            raise twin from error
 
 
 class _Turn:
