@@ -1,11 +1,24 @@
 """What opening reads, what it takes for granted, and what it refuses to take for granted."""
 
 import pytest
+from xxhash import xxh3_64_digest
 
 from octopii.durability import NoFsync
 from octopii.errors import CorruptLogError
 from octopii.walrus import Log
 from octopii.walrus.memory_vfs import MemoryFileSystem, Operation, survive_all
+from octopii.walrus.record import (
+    HEAD,
+    ONE,
+    USED,
+    Slot,
+    block_seed,
+    decode_slot,
+    encode_slot,
+    free_slot,
+    slot_bytes,
+    table_bytes,
+)
 from octopii.walrus.vfs import sector_bytes
 from tests.walrus.crashing import CoreLog, folder, small_block_bytes
 from tests.walrus.model import Append
@@ -134,3 +147,79 @@ def _crash_without(system: MemoryFileSystem, place: tuple[str, int]) -> None:
     system.crash(
         lambda change: change.path != path or not base <= change.index * sector_bytes < base + small_block_bytes
     )
+
+
+def _set_slot(system: MemoryFileSystem, path: str, block: int, slot: Slot) -> None:
+    at = (block + 1) * slot_bytes
+    system.contents(path)[at : at + slot_bytes] = encode_slot(slot, 1, block)
+
+
+def _crashed_with_two_blocks() -> tuple[MemoryFileSystem, str, dict[int, Slot]]:
+    """A log that was not closed, with a topic of two blocks in one segment; its used slots by block."""
+    system = _system()
+    log = CoreLog(system, segment_blocks=8)
+    log.take(Append("t", bytes(900)))
+    log.take(Append("t", bytes(900)))
+    (name,) = (name for name in system.list_folder(folder) if name.endswith(".wal"))
+    path = f"{folder}/{name}"
+    system.crash(survive_all)
+    slots = {
+        block: decode_slot(bytes(system.contents(path)[(block + 1) * slot_bytes :][:slot_bytes]), 1, block)
+        for block in range(8)
+    }
+    return system, path, {block: slot for block, slot in slots.items() if slot.flags & USED}
+
+
+def test_two_blocks_at_one_place_of_a_topic_are_damage() -> None:
+    """Blocks that claim the same place in a topic are an error that names the second, not one taken for the other."""
+    system, path, slots = _crashed_with_two_blocks()
+    (_, first), (block, second) = [item for item in slots.items() if item[1].topic]
+    _set_slot(system, path, block, second._replace(ordinal=first.ordinal))
+    with pytest.raises(CorruptLogError, match="claim place") as caught:
+        CoreLog(system)
+    assert (caught.value.path, caught.value.position) == (path, (block + 1) * slot_bytes)
+
+
+def test_block_that_is_missing_from_a_chain_is_damage() -> None:
+    """A chain that names a block which is not there is an error with the topic's name, not a shorter topic."""
+    system, path, slots = _crashed_with_two_blocks()
+    (gone, _), (block, second) = [item for item in slots.items() if item[1].topic]
+    _set_slot(system, path, gone, free_slot)
+    _set_slot(system, path, block, second._replace(mark_seq=second.first_seq))  # vouched for, so what is before it is
+    with pytest.raises(CorruptLogError) as caught:
+        CoreLog(system)
+    assert caught.value.topic == "t"
+
+
+def test_unknown_topic_is_damage_once_it_was_on_disk() -> None:
+    """Blocks of a number that the catalog never gave out are a crash's, unless anything of them is vouched for.
+
+    A mark in the table vouches, and so does a fragment that says its topic was synced before.
+    """
+    stranger = free_slot._replace(topic=99, flags=USED, life=1 << 40, first_seq=1)
+
+    def crashed(*, mark_seq: int, synced: int) -> MemoryFileSystem:
+        system, path, slots = _crashed_with_two_blocks()
+        block = max(slots) + 1
+        _set_slot(system, path, block, stranger._replace(mark_seq=mark_seq))
+        seed = block_seed(99, 1, block, stranger.life)
+        head = HEAD.pack(seed >> 32, ONE << 24 | 5, 1, 0, synced)
+        fragment = xxh3_64_digest(head + b"entry", seed) + head + b"entry"
+        start = table_bytes(8, small_block_bytes) + block * small_block_bytes
+        system.contents(path)[start : start + len(fragment)] = fragment
+        return system
+
+    assert set(CoreLog(crashed(mark_seq=0, synced=0)).look()) == {"t"}
+    for mark_seq, synced in ((1, 0), (0, 1)):
+        with pytest.raises(CorruptLogError, match="missing from the catalog"):
+            CoreLog(crashed(mark_seq=mark_seq, synced=synced))
+
+
+def test_segment_that_the_superblock_does_not_list_is_removed() -> None:
+    """A segment file that a crash left half made, or half removed, is no part of the log and goes at the next open."""
+    system, path, _ = _crashed_with_two_blocks()
+    stray = f"{folder}/segment-00000077.wal"
+    system.open(stray, create=True).write_at(bytes(system.contents(path)), 0)
+    assert CoreLog(system).look()["t"].end == 2
+    assert not system.exists(stray)
+    assert system.exists(path)
