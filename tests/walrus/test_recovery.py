@@ -223,3 +223,42 @@ def test_segment_that_the_superblock_does_not_list_is_removed() -> None:
     assert CoreLog(system).look()["t"].end == 2
     assert not system.exists(stray)
     assert system.exists(path)
+
+
+def test_damaged_line_of_a_table_is_met_at_once() -> None:
+    """A table that was not closed is compared line by line before anything in it is believed."""
+    system, path, slots = _crashed_with_two_blocks()
+    at = (max(slots) + 1) * slot_bytes
+    system.contents(path)[at + 100] ^= 1
+    with pytest.raises(CorruptLogError) as caught:
+        CoreLog(system)
+    assert (caught.value.path, caught.value.position) == (path, at)
+
+
+def test_what_lies_behind_a_hole_vouches_for_it() -> None:
+    """A damaged fragment is damage, not the end of the log, once a later one says that it was on disk."""
+    system = _system()
+    log = CoreLog(system)
+    for entry in (b"the first of three", b"the second", b"the third"):
+        log.take(Append("t", entry))
+    with pytest.raises(CorruptLogError):
+        CoreLog(_without(system, b"the first of three"))
+
+
+def test_what_lies_behind_a_tear_never_returns() -> None:
+    """A valid fragment behind a torn one stays gone when one of the same size and seq takes the torn one's place."""
+    system = _system()
+    log = CoreLog(system)
+    log.take(Append("t", b"kept"))
+    fills_the_sector = sector_bytes - 48 - 40
+    log.log.append_for_topic("t", bytes(fills_the_sector))
+    log.log.append_for_topic("t", b"in the next sector")
+    topic = log.log._topics["t"]
+    assert topic.segment is not None
+    torn = (topic.segment.path, topic.base // sector_bytes)
+    system.crash(lambda change: (change.path, change.index) != torn)
+    log = CoreLog(system)
+    assert log.look()["t"].items == (b"kept",)
+    log.take(Append("t", b"n" * fills_the_sector))
+    system.crash(survive_all)
+    assert CoreLog(system).look()["t"].items == (b"kept", b"n" * fills_the_sector)
