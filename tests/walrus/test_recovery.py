@@ -226,9 +226,9 @@ def test_segment_that_the_superblock_does_not_list_is_removed() -> None:
 
 
 def test_damaged_line_of_a_table_is_met_at_once() -> None:
-    """A table that was not closed is compared line by line before anything in it is believed."""
+    """A table that was not closed is compared line by line before anything in it is believed, free blocks' as well."""
     system, path, slots = _crashed_with_two_blocks()
-    at = (max(slots) + 1) * slot_bytes
+    at = (max(slots) + 2) * slot_bytes
     system.contents(path)[at + 100] ^= 1
     with pytest.raises(CorruptLogError) as caught:
         CoreLog(system)
