@@ -15,7 +15,10 @@ CALL_SECONDS = 3.0
 """How long a call may take before its outcome counts as unknown."""
 
 CLIENT_LIFE_CALLS = 200
-"""A client connects anew, with a new session, after so many calls: other nodes are there by then."""
+"""A client connects anew, with a new session, after so many calls, or after one without an answer."""
+
+READERS = 0.4
+"""Share of the clients' lives in which they read from one node alone."""
 
 EPOCH_SECONDS = 20.0
 """Keys and counters are new ones after this time, so that the checker has many small parts."""
@@ -104,21 +107,30 @@ class Workload:
         while not self._stopping:
             addresses = list(self._addresses())
             self._rng.shuffle(addresses)
-            async with Client(addresses) as client:
+            # Some clients only read, and from one node: what it says has to be as new as anywhere else.
+            reader = self._rng.random() < READERS
+            async with Client(addresses[:1] if reader else addresses) as client:
                 for _ in range(CLIENT_LIFE_CALLS):
-                    if self._stopping:
-                        return
-                    await self._call(client, who)
+                    if self._stopping or not await (self._read(client, who) if reader else self._call(client, who)):
+                        break
                     await asyncio.sleep(self._rng.expovariate(1 / pause))
 
-    async def _call(self, client: Client, who: int) -> None:
+    async def _call(self, client: Client, who: int) -> bool:
+        """Make a call of any kind; return whether there was an answer."""
         kind = self._rng.choices(("kv", "counter", "queue"), (5, 2, 3))[0]
         if kind == "kv":
-            await self.recorder.call(client, who, self._kv_request())
-        elif kind == "counter":
-            await self.recorder.call(client, who, self._counter_request())
+            return await self.recorder.call(client, who, self._kv_request()) is not None
+        if kind == "counter":
+            return await self.recorder.call(client, who, self._counter_request()) is not None
+        return await self._queue_call(client, who)
+
+    async def _read(self, client: Client, who: int) -> bool:
+        """Read a key or a counter; return whether there was an answer."""
+        if self._rng.random() < 0.5:
+            request = f"kv:GET {self._epoch()}-{self._rng.randrange(KEYS)}"
         else:
-            await self._queue_call(client, who)
+            request = f"counter:GET {self._epoch()}-{self._rng.randrange(COUNTERS)}"
+        return await self.recorder.call(client, who, Query(request.encode())) is not None
 
     def _epoch(self) -> int:
         return int((time.monotonic() - self._started) / EPOCH_SECONDS)
@@ -140,26 +152,27 @@ class Workload:
             return f"counter:INC {name}".encode()
         return Query(f"counter:GET {name}".encode())
 
-    async def _queue_call(self, client: Client, who: int) -> None:
+    async def _queue_call(self, client: Client, who: int) -> bool:
         self._queue_calls += 1
         number = self._queue_calls // QUEUE_CALLS
         if number >= QUEUES:
             raise RuntimeError(f"{QUEUES} queues of {QUEUE_CALLS} calls are used up: run for a shorter time, or slower")
         verb = self._rng.choices(("SUBMIT", "CLAIM", "COMPLETE", "STATUS"), (5, 4, 3, 1))[0]
         if verb == "SUBMIT":
-            await self.recorder.call(client, who, f"queue-{number}:SUBMIT\tp{self._value()}".encode())
+            request = f"queue-{number}:SUBMIT\tp{self._value()}".encode()
         elif verb == "CLAIM":
             worker = f"w{self._value()}"
-            request = f"queue-{number}:CLAIM\t{worker}\t{LEASE}".encode()
-            answer = await self.recorder.call(client, who, request)
+            answer = await self.recorder.call(client, who, f"queue-{number}:CLAIM\t{worker}\t{LEASE}".encode())
             if isinstance(answer, bytes):
                 self._claimed.append((number, json.loads(answer)["id"], worker))
+            return answer is not None
         elif self._claimed and verb == "COMPLETE":
             number, task, worker = self._claimed.pop(self._rng.randrange(len(self._claimed)))
-            await self.recorder.call(client, who, f"queue-{number}:COMPLETE\t{task}\t{worker}".encode())
+            request = f"queue-{number}:COMPLETE\t{task}\t{worker}".encode()
         else:
             task = self._rng.randint(1, 1 + self._queue_calls % QUEUE_CALLS // 3)
-            await self.recorder.call(client, who, Query(f"queue-{number}:STATUS\t{task}".encode()))
+            request = Query(f"queue-{number}:STATUS\t{task}".encode())
+        return await self.recorder.call(client, who, request) is not None
 
     # --- when all faults are over ---------------------------------------------------------------------------------
 

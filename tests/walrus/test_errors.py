@@ -136,6 +136,29 @@ def test_failed_sync_poisons() -> None:
         again.append_for_topic("t", b"more")
 
 
+def test_a_sync_that_failed_once_is_never_tried_again() -> None:
+    """The operating system may have dropped the bytes, and says after a second fdatasync that all is well."""
+    system = _memory()
+    log = _log(system)
+    log.append_for_topic("t", b"kept")
+    syncs = 0
+
+    def fault(operation: Operation) -> None:
+        nonlocal syncs
+        if operation.kind == "datasync":
+            syncs += 1
+            if syncs == 1:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), operation.path)
+
+    system.faults.before = fault
+    with pytest.raises(LogPoisoned):
+        log.append_for_topic("t", b"lost")
+    with pytest.raises(LogPoisoned):
+        log.sync()
+    log.close()
+    assert syncs == 1
+
+
 def test_failed_write_poisons() -> None:
     """An error of a write that is not for lack of room is not survived, either."""
     system = _memory()
