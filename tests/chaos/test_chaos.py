@@ -26,7 +26,7 @@ def test_a_short_run_loses_nothing_and_is_linearizable() -> None:
     assert report.passed, report.text() + "\n" + "\n".join(said)
     assert report.verdict is not None
     assert report.verdict.ordered == report.verdict.operations > 50
-    assert len(report.faults) >= 2
+    assert report.faults
     assert f"seed {report.seed}" in report.text()
 
 
