@@ -1,7 +1,12 @@
 """Who may take part: founding, wiped disks, other clusters, removed members."""
 
-from octopii.errors import RefusedError, RemovedNode, WipedNode
+import random
+
+import pytest
+
+from octopii.errors import ConfigError, RefusedError, RemovedNode, WipedNode
 from octopii.raft import ChangeRefused, MembershipChange, Role
+from octopii.replica.replica import Replica
 from octopii.walrus.faults import survive_none
 from octopii.wire import requests
 from octopii.wire.requests import MemberChange, MemberOperation
@@ -264,3 +269,22 @@ def test_a_change_of_address_is_answered_when_that_address_is_in_force() -> None
     cluster.world.run_until(lambda: bool(changed))
     assert isinstance(changed[0], requests.Done)
     assert leader.applier.roster.members[other.id].address == "127.0.0.1:7777"
+
+
+def test_a_folder_that_a_node_may_not_use_is_given_back() -> None:
+    """A node that does not start lets go of its folder: the next start says the same, not that the folder is in use."""
+    cluster = Cluster(12, members=1)
+    node = cluster.nodes[1]
+    node.stop()
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="belongs to node 1"):
+            Replica(
+                config_of(2, 2, wal_dir="/node-1"),
+                vfs=node.vfs,
+                rng=random.Random(1),
+                now=0.0,
+                wall=0,
+                random_id=bytes(16),
+            )
+    node.start()
+    assert node.up

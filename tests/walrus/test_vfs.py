@@ -537,3 +537,39 @@ def test_clone_is_independent() -> None:
     assert system.after_crash(survive_none).open(path).read_at(1, 0) == b"a"
     system.contents(path)[0:1] = b"z"
     assert twin.open(path).read_at(1, 0) == b"y"
+
+
+# --- the end of a process, and rot ----------------------------------------------------------------------------------
+
+
+def test_a_killed_process_loses_no_byte_and_makes_none_durable() -> None:
+    """After the end of a process its bytes are read by the next one, and a power loss may still take them."""
+    system = MemoryFileSystem()
+    system.make_folder("/log")
+    file = system.open("/log/a", create=True)
+    file.write_at(b"old", 0)
+    file.datasync()
+    system.sync_folder("/log")
+    system.lock("/log/lock")
+    file.write_at(b"new", 0)
+    system.end_process()
+    with pytest.raises(OSError, match="when the power went"):
+        file.read_at(3, 0)
+    system.lock("/log/lock")
+    assert system.open("/log/a").read_at(3, 0) == b"new"
+    system.crash(survive_none)
+    assert system.open("/log/a").read_at(3, 0) == b"old"
+
+
+def test_a_byte_that_rots_is_another_one_for_ever() -> None:
+    """`flip` changes what is read now and what a crash leaves."""
+    system = MemoryFileSystem()
+    system.make_folder("/log")
+    file = system.open("/log/a", create=True)
+    file.write_at(b"abc", 0)
+    file.datasync()
+    system.sync_folder("/log")
+    system.flip("/log/a", 1, 0x20)
+    assert file.read_at(3, 0) == b"aBc"
+    system.crash(survive_none)
+    assert system.open("/log/a").read_at(3, 0) == b"aBc"

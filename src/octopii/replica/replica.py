@@ -123,44 +123,44 @@ class Replica:
             block_bytes=block_bytes,
             segment_blocks=segment_blocks,
         )
-        self.outbox = Outbox()
-        self.leadership = Leadership(node_id=config.node_id)
-        self.disk = DiskRoom(config, vfs=vfs, folder=folder)
-        self.vitals = Vitals(config)
-        self.identity = IdentityStore(log, prefix=prefix, node_id=config.node_id, new_storage_id=random_id)
-        self.snapshots = SnapshotStore(
-            log, prefix=prefix, vfs=vfs, folder=folder, sync_bytes=config.snapshot_sync_bytes
-        )
-        self.store = LogStore(
-            log, prefix=prefix, cache_bytes=config.entry_cache_bytes, newest_snapshot=self.snapshots.raft_snapshot
-        )
-        self.writes = Writes(self, log)
-        self.applying = Applying(self)
-        self.news = CommitNews(self.outbox)
-        self.calls = Calls(config, self.outbox, self.leadership)
-        self.reads = Reads(config, self.outbox, self.leadership, self._start_read_round)
-        self.senders = Senders(config, self.outbox, self.snapshots, self._transfer_finished)
-        self.receiver = Receiver(
-            config.node_id,
-            self.outbox,
-            self.snapshots,
-            is_needed=lambda index: index > self.raft.committed or self.divergence.takes(index),
-            record=self.writes.record,
-            step=self._step,
-        )
-        self.inbox = Inbox(self)
-        self.quarantine = Quarantine(self)
-        self.admin = Admin(self)
-        self.upkeep = Upkeep(self, now)
-        self._elections = ElectionLog(config.node_id)
-        self.versions = Versions(self, command_version)
-        self.divergence = Divergence(self)
-        self.refused: OctopiiError | None = None
-        self.warnings: dict[str, str] = {}
-        self.connected: set[int] = set()
-        self._stamp = 0
-        self._entry: bytes | None = None  # packed, and not yet taken by the Raft core
         try:
+            self.outbox = Outbox()
+            self.leadership = Leadership(node_id=config.node_id)
+            self.disk = DiskRoom(config, vfs=vfs, folder=folder)
+            self.vitals = Vitals(config)
+            self.identity = IdentityStore(log, prefix=prefix, node_id=config.node_id, new_storage_id=random_id)
+            self.snapshots = SnapshotStore(
+                log, prefix=prefix, vfs=vfs, folder=folder, sync_bytes=config.snapshot_sync_bytes
+            )
+            self.store = LogStore(
+                log, prefix=prefix, cache_bytes=config.entry_cache_bytes, newest_snapshot=self.snapshots.raft_snapshot
+            )
+            self.writes = Writes(self, log)
+            self.applying = Applying(self)
+            self.news = CommitNews(self.outbox)
+            self.calls = Calls(config, self.outbox, self.leadership)
+            self.reads = Reads(config, self.outbox, self.leadership, self._start_read_round)
+            self.senders = Senders(config, self.outbox, self.snapshots, self._transfer_finished)
+            self.receiver = Receiver(
+                config.node_id,
+                self.outbox,
+                self.snapshots,
+                is_needed=lambda index: index > self.raft.committed or self.divergence.takes(index),
+                record=self.writes.record,
+                step=self._step,
+            )
+            self.inbox = Inbox(self)
+            self.quarantine = Quarantine(self)
+            self.admin = Admin(self)
+            self.upkeep = Upkeep(self, now)
+            self._elections = ElectionLog(config.node_id)
+            self.versions = Versions(self, command_version)
+            self.divergence = Divergence(self)
+            self.refused: OctopiiError | None = None
+            self.warnings: dict[str, str] = {}
+            self.connected: set[int] = set()
+            self._stamp = 0
+            self._entry: bytes | None = None  # packed, and not yet taken by the Raft core
             self._open()
         except BaseException:
             log.close()
