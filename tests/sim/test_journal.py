@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pytest
 
 from octopii.errors import ApplyFailed, CommandError
-from octopii.sim import Operation, Query, Simulation, Workload
+from octopii.sim import Operation, Query, Simulation, SimulationFailed, Workload
 from tests.replica.journal import Journal, Ledger
 
 KIB = 1024
@@ -52,13 +52,34 @@ class Entries(Workload):
                 assert names[int(operation.answer) - 1] == operation.request
 
 
-@pytest.mark.parametrize("profile", ["network", "crashes", "disk", "clocks", "membership", "chaos"])
+PROFILES = ("network", "crashes", "disk", "clocks", "membership", "chaos")
+
+
+def _run(seed: int, profile: str, *, seconds: float | None = None) -> None:
+    filler, frozen = (0, 3 * KIB, 20 * KIB)[seed % 3], seed % 2 == 0
+
+    def machine() -> Journal:
+        return Journal(Ledger(), filler=filler, frozen=frozen)
+
+    Simulation(machine, workload=Entries, seed=seed, profile=profile, seconds=seconds).run()
+
+
+@pytest.mark.parametrize("profile", PROFILES)
 def test_each_call_has_the_fate_that_its_caller_was_told(profile: str) -> None:
     """Acknowledged is applied once and everywhere, not applied is absent, unknown at most once; time agrees."""
     for seed in range(4):
-        filler, frozen = (0, 3 * KIB, 20 * KIB)[seed % 3], seed % 2 == 0
+        _run(100 + seed, profile)
 
-        def machine(filler: int = filler, frozen: bool = frozen) -> Journal:
-            return Journal(Ledger(), filler=filler, frozen=frozen)
 
-        Simulation(machine, workload=Entries, seed=100 + seed, profile=profile).run()
+@pytest.mark.heavy
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("block", range(200))
+def test_each_call_has_the_fate_that_its_caller_was_told_in_20_000_runs(block: int) -> None:
+    """The same in twenty thousand shorter runs, a hundred in each block."""
+    failed = []
+    for seed in range(10_000 + block * 100, 10_100 + block * 100):
+        try:
+            _run(seed, PROFILES[seed % len(PROFILES)], seconds=2.0)
+        except SimulationFailed as failure:
+            failed.append(str(failure))
+    assert not failed, "\n\n".join(failed)
