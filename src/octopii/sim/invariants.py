@@ -21,6 +21,7 @@ from octopii.errors import CommandError
 from octopii.raft import ConfState, Entry, Message, MessageType, Role
 from octopii.replica.applier import Applier, local_exceptions
 from octopii.replica.jobs import Applied, ApplyJob, Job, Restored, RestoreJob, Result, SnapshotView
+from octopii.replica.replica import max_unapplied_bytes
 from octopii.replica.work import PeerOutput
 from octopii.sim.node import MachineMaker, Node
 from octopii.sim.world import Observer
@@ -407,8 +408,22 @@ class Checker(Observer):
                 1 << 30 if replica.writes.blocked else 0
             ):
                 self._fail(node, "bounds", f"towards node {peer}: {status}")
-        if node.vfs.used_bytes() > max_disk_bytes:
-            self._fail(node, "bounds", f"the disk of node {node.id} holds {node.vfs.used_bytes()} bytes")
+        self._check_bounds(node)
+
+    def _check_bounds(self, node: Node) -> None:
+        """Queues, caches and the disk hold no more than their limits, one item over them at most."""
+        replica, config = node.replica, node.config
+        item = config.max_batch_bytes
+        for what, size, limit in (
+            ("bytes on disk", node.vfs.used_bytes(), max_disk_bytes),
+            ("calls that wait", replica.calls._waiting_calls, config.max_pending_calls),
+            ("bytes of calls that wait", replica.calls._waiting_bytes, config.max_pending_bytes),
+            ("bytes of queued calls", replica.calls._queue_bytes, config.max_pending_bytes),
+            ("bytes of cached entries", replica.store._cache_bytes, config.entry_cache_bytes + item),
+            ("bytes to apply", replica.applying.handed_bytes, max_unapplied_bytes + item),
+        ):
+            if size > limit:
+                self._fail(node, "bounds", f"node {node.id} has {size} {what}, {limit} are the limit")
 
     def _fail(self, node: Node, rule: str, detail: str) -> None:
         raise Violation(rule, detail if f"node {node.id}" in detail else f"node {node.id}: {detail}", node=node.id)
