@@ -12,6 +12,9 @@ import subprocess
 from pathlib import Path
 
 PORT = 5001
+MOST_NODES = 253
+"""Addresses of a /24 beside the bridge's own; with a member replaced each minute that is four hours."""
+
 NOBODY = "02:00:00:00:de:ad"
 _FOLDER = Path("/run/netns")
 _PREFIX = "octopii-chaos-"
@@ -82,6 +85,8 @@ class NamespaceNetwork:
         return f"{self._subnet}.{node_id}"
 
     async def attach(self, node_id: int) -> None:
+        if node_id > MOST_NODES:
+            raise OSError(f"no address is left for node {node_id}: run for a shorter time")
         namespace, outside = f"{_PREFIX}{os.getpid()}-{node_id}", f"{self._bridge}n{node_id}"
         _must("ip", "netns", "add", namespace)
         self._namespaces[node_id] = namespace
