@@ -98,7 +98,9 @@ PROFILES: dict[str, Profile] = {
     ),
     "membership": Profile(
         summary="members come, go and are replaced, leaders hand over, and links and machines fail meanwhile",
-        rates=MEMBERS | {"crash": 3.0, "cut link": 3.0, "isolated leader": 3.0, "wiped node": 2.0} | UPKEEP,
+        rates=_scaled(MEMBERS, 2.0)
+        | {"crash": 6.0, "cut link": 6.0, "isolated leader": 6.0, "wiped node": 2.0}
+        | UPKEEP,
         loss=0.03,
     ),
     "upgrade": Profile(
