@@ -159,6 +159,11 @@ def test_without_a_majority_calls_are_refused_and_reads_are_stale_only(tmp_path:
     async def play() -> None:
         async with running_processes(tmp_path) as cluster, Client(cluster.all_addresses) as client:
             await retried(client, b"SET n 1")
+
+            async def applied() -> bool:
+                return set((await cluster.ask_each(b"GET n", "stale")).values()) == {b"1"}
+
+            await eventually(applied, "all nodes have applied it")
             cluster.kill(1, 2)
             async with Client([cluster.addresses[3]]) as lonely:
 

@@ -86,6 +86,19 @@ def test_a_snapshot_that_cannot_be_sent_is_not_said_to_be() -> None:
     assert reply.kind is requests.FailureKind.NOT_APPLIED
 
 
+def test_a_member_that_has_all_of_a_snapshot_is_sent_none() -> None:
+    """Asked by force for a member whose log holds all that the snapshot does, the leader is done at once."""
+    cluster = Cluster(16)
+    cluster.write(cluster.client(), 5)
+    leader = cluster.wait_for_leader()
+    (follower, _) = cluster.followers
+    taken = cluster.reply(leader, requests.ForceSnapshot(1))
+    assert isinstance(taken, requests.Done)
+    cluster.world.run_until(lambda: leader.replica.raft.match_index(follower.id) >= taken.index)
+    assert cluster.reply(leader, requests.ForceSnapshotToPeer(2, follower.id)) == requests.Done(2, taken.index)
+    assert not leader.replica.senders.peers
+
+
 def test_a_peer_that_lags_far_behind_is_sent_a_snapshot_where_that_is_less() -> None:
     """Lag beyond the threshold: the snapshot goes, not the entries, though the log still has them."""
     cluster = Cluster(5, snapshot_lag_threshold=20, log_keep_entries=1000, snapshot_every_entries=50)

@@ -164,11 +164,7 @@ class Admin:
             self._transfer(origin, request)
         elif isinstance(request, requests.ForceSnapshotToPeer):
             self._require_member(request.node_id)
-            if replica.snapshots.newest is None:
-                raise NotApplied("there is no snapshot yet; take one first")
-            if not replica.raft.send_snapshot(request.node_id) and request.node_id not in replica.senders.peers:
-                raise NotApplied(f"no snapshot can be sent to node {request.node_id} now")
-            replica.outbox.reply(origin, Done(request.request_id, replica.snapshots.newest.index))
+            self._send_snapshot(origin, request)
         else:
             self._require_member(request.node_id)
             body = json.dumps(self._progress(request.node_id)).encode()
@@ -204,6 +200,19 @@ class Admin:
         """Whether a member's log holds what was committed one or two ticks ago."""
         match = self._replica.raft.match_index(node_id)
         return match > 0 and match >= self._replica.upkeep.committed_at_last_tick
+
+    def _send_snapshot(self, origin: Origin, request: requests.ForceSnapshotToPeer) -> None:
+        """Begin to send a member the newest snapshot, unless it has all of that already."""
+        replica, peer = self._replica, request.node_id
+        newest = replica.snapshots.newest
+        if newest is None:
+            raise NotApplied("there is no snapshot yet; take one first")
+        if peer == self._config.node_id:
+            raise NotApplied(f"node {peer} leads: it sends no snapshot to itself")
+        has_it = replica.raft.match_index(peer) >= newest.index
+        if not (has_it or replica.raft.send_snapshot(peer) or peer in replica.senders.peers):
+            raise NotApplied(f"no snapshot can be sent to node {peer} now")
+        replica.outbox.reply(origin, Done(request.request_id, newest.index))
 
     def _transfer(self, origin: Origin, request: requests.TransferLeader) -> None:
         replica = self._replica
