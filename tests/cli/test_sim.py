@@ -30,6 +30,17 @@ def test_seeds_that_hold_end_with_a_summary() -> None:
     assert "message lost" in ran.stdout
 
 
+def test_runs_can_be_cut_down() -> None:
+    """`--seconds` and `--members` hold for every seed: short runs of small clusters take fewer steps."""
+    steps = []
+    for short in ((), ("--seconds", "1", "--members", "3")):
+        ran = run("--profile", "network", "--seeds", "3", *short)
+        assert ran.returncode == 0, ran.stderr + ran.stdout
+        row = next(line for line in ran.stdout.splitlines() if "network" in line)
+        steps.append(int(row.split("│")[5].strip().replace(",", "")))
+    assert steps[1] < steps[0] / 3
+
+
 def test_a_seed_that_fails_is_told_and_its_command_shows_it_again() -> None:
     """Status 1, the story, and a command that fails in the same way; shrunk, it has fewer faults."""
     names = ("--machine", "tests.sim.specimens:Forgetful", "--workload", "tests.sim.specimens:Transfers")
@@ -51,6 +62,7 @@ def test_what_is_wrong_with_the_command_line_is_one_line() -> None:
         (("--machine", "nowhere:Nothing"), "cannot be imported"),
         (("--machine", "tests.sim.specimens:Fickle"), "say what the clients of Fickle do"),
         (("--seed", "3", "--faults", "many"), "--faults"),
+        (("--seeds", "3", "--faults", "1,2"), "--faults goes with --seed"),
     ):
         ran = run(*arguments)
         assert ran.returncode == 2, ran.stdout

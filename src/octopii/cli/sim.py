@@ -221,8 +221,8 @@ def sim(
     first: Annotated[int, typer.Option(help="The first of them.", min=0)] = 0,
     jobs: Annotated[int, typer.Option(help="Processes that run them.", min=1)] = 1,
     seed: Annotated[int | None, typer.Option(help="Run this seed alone, and tell what it came to.")] = None,
-    members: Annotated[int | None, typer.Option(help="With --seed: so many nodes instead of what it draws.")] = None,
-    seconds: Annotated[float | None, typer.Option(help="With --seed: so many seconds of faults at most.")] = None,
+    members: Annotated[int | None, typer.Option(help="So many nodes instead of what a seed draws.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="So many seconds of faults at most.")] = None,
     faults: Annotated[
         str, typer.Option(help="With --seed: these faults alone, by number: 3,7,9; none for none.", metavar="NUMBERS")
     ] = "",
@@ -234,13 +234,22 @@ def sim(
     """
     with one_line_errors():
         profile_of(profile, 0)
-        job = Job(machine=machine, workload=workload, upgrade=upgrade, seed=first, profile=profile)
+        numbers = fault_numbers(faults)
+        if numbers is not None and seed is None:
+            raise ConfigError("--faults goes with --seed: each seed numbers faults of its own")
+        job = Job(
+            machine=machine,
+            workload=workload,
+            upgrade=upgrade,
+            seed=first if seed is None else seed,
+            profile=profile,
+            members=members,
+            seconds=seconds,
+            faults=numbers,
+        )
         job.simulation()  # what is wrong with the names is said before anything runs
         summary = Summary()
         if seed is not None:
-            numbers = fault_numbers(faults)
-            job = msgspec.structs.replace(job, seed=seed, members=members, seconds=seconds, faults=numbers)
-            job.simulation()
             run_all(iter([job]), 1, 1, summary)
         else:
             work = (msgspec.structs.replace(job, seed=number) for number in range(first, first + seeds))
