@@ -4,9 +4,9 @@ import random
 from collections.abc import Callable
 
 from octopii.sim import Asked, Node, SimulatedClient, World
+from octopii.sim.cluster import config_of
 from octopii.state_machine import StateMachine
 from octopii.wire.codec import CommandErrorAnswer
-from tests.replica.clusters import config_of
 
 
 class ThreeReplicas:

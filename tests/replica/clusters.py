@@ -7,6 +7,7 @@ from octopii import sim
 from octopii.config import Config
 from octopii.errors import LogFull, NotApplied, OutcomeUnknown
 from octopii.sim import Asked, SimulatedClient, World
+from octopii.sim.cluster import config_of
 from octopii.wire.requests import Consistency, Reply, Request
 from tests.replica.journal import Journal, Ledger
 
@@ -38,32 +39,6 @@ class Node(sim.Node):
         """Stop in good order, and wait for it."""
         super().stop()
         self.world.run_until(lambda: not self.up, what=f"node {self.id} has stopped")
-
-
-def config_of(node_id: int, members: int, **changes: object) -> Config:
-    """Settings of one of the nodes 1 to `members`, small enough for tests; node 1 founds the cluster."""
-    settings: dict[str, object] = {
-        "node_id": node_id,
-        "bind_addr": f"127.0.0.1:{5000 + node_id}",
-        "peers": {other: f"127.0.0.1:{5000 + other}" for other in range(1, members + 1) if other != node_id},
-        "wal_dir": f"/node-{node_id}",
-        "is_initial_leader": node_id == 1,
-        "election_timeout": 0.4,
-        "heartbeat_interval": 0.1,
-        "call_timeout": 5.0,
-        "session_ttl": 600.0,
-        "compact_interval": 5.0,
-        "snapshot_every_entries": 1000,
-        "log_keep_entries": 50,
-        "snapshot_lag_threshold": 500,
-        "snapshot_chunk_bytes": 4 * KIB,
-        "snapshot_window_bytes": 16 * KIB,
-        "disk_reserve_bytes": 64 * KIB,
-        "disk_low_water_bytes": 128 * KIB,
-        "entry_cache_bytes": 16 * KIB,
-        "max_append_bytes": 8 * KIB,
-    }
-    return Config(**{**settings, **changes})  # type: ignore[arg-type]
 
 
 class Cluster:

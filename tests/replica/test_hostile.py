@@ -9,11 +9,12 @@ from octopii.raft import ConfState, Message, MessageType, Snapshot, SnapshotMeta
 from octopii.replica import writes
 from octopii.replica.jobs import SnapshotView, SnapshotWritten
 from octopii.replica.snapshots import decode_manifest, encode_manifest
+from octopii.sim.cluster import config_of
 from octopii.walrus.faults import survive_none
 from octopii.wire import requests
 from octopii.wire.codec import AdmitStorage, CallGroup, EntryItem, Found, MemberFact
 from octopii.wire.requests import Failure, FailureKind, Forward, SnapshotOffer
-from tests.replica.clusters import KIB, Cluster, Node, config_of
+from tests.replica.clusters import KIB, Cluster, Node
 from tests.replica.test_disk import fill
 
 

@@ -7,10 +7,11 @@ import pytest
 from octopii.errors import ConfigError, RefusedError, RemovedNode, WipedNode
 from octopii.raft import ChangeRefused, MembershipChange, Role
 from octopii.replica.replica import Replica
+from octopii.sim.cluster import config_of
 from octopii.walrus.faults import survive_none
 from octopii.wire import requests
 from octopii.wire.requests import MemberChange, MemberOperation
-from tests.replica.clusters import Cluster, Node, config_of
+from tests.replica.clusters import Cluster, Node
 
 
 def test_a_wiped_node_is_refused() -> None:

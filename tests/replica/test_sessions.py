@@ -3,12 +3,13 @@
 import pytest
 
 from octopii.replica import applier, sessions
+from octopii.sim.cluster import config_of
 from octopii.state_machine import StateMachine
 from octopii.walrus.faults import survive_none
 from octopii.wire import requests
 from octopii.wire.codec import CallGroup
 from octopii.wire.requests import Failure, FailureKind, Propose, ProposeAnswers, SessionOpened, SessionRequest
-from tests.replica.clusters import KIB, Cluster, Node, config_of
+from tests.replica.clusters import KIB, Cluster, Node
 from tests.replica.journal import Journal
 
 TTL = 3600 * 10**9

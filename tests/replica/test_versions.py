@@ -10,13 +10,14 @@ from octopii.replica.applier import Applier
 from octopii.replica.jobs import Cause
 from octopii.replica.versions import max_waiting_bytes, max_waiting_proposals
 from octopii.sim import Asked
+from octopii.sim.cluster import config_of
 from octopii.typed import Method, TypedStateMachine, command, query
 from octopii.walrus.faults import survive_none
 from octopii.wire import requests
 from octopii.wire.call import unwrap
 from octopii.wire.codec import CallGroup, CommandErrorAnswer
 from octopii.wire.requests import Consistency, MemberOperation
-from tests.replica.clusters import Cluster, Node, config_of
+from tests.replica.clusters import Cluster, Node
 from tests.replica.journal import Journal, Ledger
 
 
