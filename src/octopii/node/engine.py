@@ -187,11 +187,12 @@ class Engine:
         try:
             now = clock()
             self.replica.advance_clock(now, time.time_ns())
-            self.calls.begin(now)
-            self.calls.move(now)
+            if self.calls.brought:
+                self.calls.begin(now)
+                self.calls.move(now)
             while work := self.replica.poll():
                 self._carry_out(work, now)
-                if not self.calls.move(now):
+                if not (self.calls.restless and self.calls.move(now)):
                     break
             if self.calls.waiting:
                 self.wake()
@@ -232,7 +233,7 @@ class Engine:
         A timer that is due earlier than needed stays: it then finds nothing to do and is set anew, which costs less
         than a timer for each turn.
         """
-        wake = self.calls.next_wake(now)
+        wake = self.calls.wake_at
         news = self.replica.wake_at
         if news is not None and (wake is None or news < wake):
             wake = news
@@ -245,7 +246,9 @@ class Engine:
 
     def _wake_due(self) -> None:
         self._wake_timer = None
-        self.calls.tick(clock())
+        now = clock()
+        self.calls.tick(now)
+        self.calls.move(now)
         self.turn()
 
     # --- time ---------------------------------------------------------------------------------------------------

@@ -111,6 +111,8 @@ class Host:
         self._thread: threading.Thread | None = None
         self._started: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._ended = threading.Event()
+        self._max_command_bytes = config.max_command_bytes
+        self._call_timeout: float = config.call_timeout
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._engine: Engine | None = None
@@ -249,8 +251,9 @@ class Host:
         engine = self._engine
         if engine is None or engine.failed is not None or self._ended.is_set():
             engine = self.engine  # raises what is the matter
-        check_size(command, self.config.max_command_bytes)
-        seconds = self.config.call_timeout if timeout is None else timeout
+        if len(command) > self._max_command_bytes:
+            check_size(command, self._max_command_bytes)
+        seconds = self._call_timeout if timeout is None else timeout
         engine.calls.push(Command(kind, seconds, command, waiter, sink))
         engine.wake_from_thread()
 

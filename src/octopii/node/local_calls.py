@@ -43,6 +43,10 @@ class LocalCalls:
         self._inbox: deque[Handed] = deque()
         self._resolve: dict[int, Callable[[object], None]] = {}
         self._end: NotApplied | None = None
+        self.restless = False
+        """Whether something has happened that `move` may lead on from."""
+        self.wake_at: float | None = None
+        """When `tick` and `move` are due at the latest, as of the last `move`."""
 
     # --- from any thread ----------------------------------------------------------------------------------------
 
@@ -59,6 +63,11 @@ class LocalCalls:
             self._give_up_inbox(self._end)
 
     # --- on the node's thread -----------------------------------------------------------------------------------
+
+    @property
+    def brought(self) -> bool:
+        """Whether there is anything to begin."""
+        return bool(self._inbox) or self._gatherer.waiting
 
     @property
     def waiting(self) -> bool:
@@ -94,6 +103,8 @@ class LocalCalls:
                     self._answer(action.call_id, action.error)
                 elif isinstance(action, Connect):
                     machine.connected(LOCAL, node_id=self._node_id, now=now)
+        self.restless = False
+        self.wake_at = machine.next_wake(now)
         return moved
 
     def receive(self, reply: Reply, now: float) -> None:
@@ -101,14 +112,11 @@ class LocalCalls:
         if isinstance(reply, Failure) and reply.leader_address:
             reply = msgspec.structs.replace(reply, leader_address="")
         self._machine.receive(LOCAL, reply, now)
+        self.restless = True
 
     def tick(self, now: float) -> None:
         """Let time pass: deadlines, delays."""
         self._machine.tick(now)
-
-    def next_wake(self, now: float) -> float | None:
-        """When `tick` is due at the latest."""
-        return self._machine.next_wake(now)
 
     def close(self, now: float) -> None:
         """End all calls under way; `give_up` follows when the thread is about to end."""
