@@ -191,6 +191,36 @@ def test_block_that_is_missing_from_a_chain_is_damage() -> None:
     assert caught.value.topic == "t"
 
 
+def test_a_trim_that_was_lost_makes_no_beginning() -> None:
+    """A block is no beginning because a slot behind it says so of a trim that a crash took back: the topic is empty.
+
+    The first block of a batch never got to the disk. The second did, and so did the slot of the block of the trim, but
+    not the trim itself. What is there of the batch is torn, although nothing before it were needed if the trim counted.
+    """
+    system = _system()
+    log = CoreLog(system, eager=False, segment_blocks=8)
+    log.log.batch_append_for_topic("t", [bytes(200)] * 6)
+    log.log.append_for_topic("t", bytes(300))
+    log.log.trim("t", 7)
+    (name,) = (name for name in system.list_folder(folder) if name.endswith(".wal"))
+    path = f"{folder}/{name}"
+    system.crash(survive_all)
+    contents = system.contents(path)
+    blocks = {
+        slot.ordinal: block
+        for block in range(8)
+        if (slot := decode_slot(bytes(contents[(block + 1) * slot_bytes :][:slot_bytes]), 1, block)).topic == 1
+    }
+    assert sorted(blocks) == [0, 1, 2]
+    _set_slot(system, path, blocks[0], free_slot)
+    start = table_bytes(8, small_block_bytes) + blocks[2] * small_block_bytes
+    contents[start : start + small_block_bytes] = bytes(small_block_bytes)
+    again = CoreLog(system, segment_blocks=8)
+    assert again.look()["t"].items == ()
+    again.take(Append("t", b"after"))
+    assert again.look()["t"].items == (b"after",)
+
+
 def test_unknown_topic_is_damage_once_it_was_on_disk() -> None:
     """Blocks of a number that the catalog never gave out are a crash's, unless anything of them is vouched for.
 

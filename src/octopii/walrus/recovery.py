@@ -136,7 +136,7 @@ class TopicRecovery:
                 break
             # what a trim freed may be reused and hence missing: the trim counts if all from its block up to it does
             later = [each for each in order if each >= ordinal]
-            again = self._judge(later, vouched=False) if later and later != order else None
+            again = self._judge(later, vouched=False, trimmed=ordinal) if later else None
             if again is not None and again.seq >= seq:
                 position, replaced = again, self.replaced
         self.replaced = replaced
@@ -222,10 +222,14 @@ class TopicRecovery:
 
     # --- judging ------------------------------------------------------------------------------------------------
 
-    def _judge(self, order: list[int], *, vouched: bool) -> Position | None:
-        """How far the blocks in `order` count; `vouched`: what is before them does."""
+    def _judge(self, order: list[int], *, vouched: bool, trimmed: int | None = None) -> Position | None:
+        """How far the blocks in `order` count.
+
+        `vouched`: what is before them does. `trimmed`: nothing before the block of this ordinal is needed, if what is
+        found reaches the trim that says so; the caller looks at that.
+        """
         slot, _ = self.slots[order[0]]
-        begins = slot.previous == no_block or any(slot.ordinal == ordinal for _, ordinal in self._trims)
+        begins = slot.previous == no_block or slot.ordinal == trimmed
         good: dict[int, int] = {}  # the seq up to which each block was read
         broken = not (vouched or begins)
         self._running = self._start(slot) if not broken else None
