@@ -1,6 +1,7 @@
 """What all tests share: fixed random data, so that a failure seen once is seen again."""
 
 import os
+import signal
 from typing import Any
 
 import hypothesis
@@ -12,6 +13,11 @@ no_clocks: dict[str, Any] = {"deadline": None, "suppress_health_check": [hypothe
 hypothesis.settings.register_profile("fixed", derandomize=True, database=None, **no_clocks)
 hypothesis.settings.register_profile("explore", max_examples=1000, **no_clocks)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+
+
+# A shell that starts the suite in the background has it ignore SIGINT, and so would the programs that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
