@@ -289,3 +289,21 @@ def test_a_folder_that_a_node_may_not_use_is_given_back() -> None:
             )
     node.start()
     assert node.up
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_founder_that_is_lost_after_the_first_call_is_not_needed(seed: int) -> None:
+    """No call is taken before the founder alone can stop nothing: with its disk gone the others go on."""
+    cluster = Cluster(seed, start=False)
+    cluster.world.weather.sync_time = (0.0, 0.03)  # entries come while those before them wait for a disk
+    for node in cluster.nodes.values():
+        node.start()
+    opened = cluster.client()
+    call = opened.propose(cluster.name(), timeout=20.0)
+    cluster.world.run_until(lambda: opened.machine.session_id is not None, what="the first session is open")
+    founder = cluster.nodes[1]
+    founder.crash()
+    founder.wipe()
+    cluster.wait_for_leader(among=(2, 3))
+    cluster.world.run_until(lambda: call.done, what="the call is answered by the others")
+    assert call.error is None

@@ -212,6 +212,8 @@ class Joining:
         """Make all founding members learners, then voters; tried until it is in the log."""
         replica = self._replica
         roster, conf = replica.applying.roster, replica.conf_state
+        if conf.voters_outgoing:
+            return  # they are on their way
         strangers = sorted(roster.founding - {*conf.voters, *conf.learners})
         if strangers:
             steps = [MembershipStep(ChangeOperation.ADD_LEARNER, peer) for peer in strangers]

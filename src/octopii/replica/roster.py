@@ -70,7 +70,8 @@ class Roster(msgspec.Struct, kw_only=True):
         for node_id in [node_id for node_id in self.members if node_id not in present]:
             del self.members[node_id]
             self.removed.add(node_id)
-        self.founding &= present - set(conf_state.voters)
+        if not conf_state.voters_outgoing:  # in the joint membership before, the founder alone could still stop all
+            self.founding &= present - set(conf_state.voters)
 
 
 def members_of(facts: list[MemberFact]) -> dict[int, Member]:
