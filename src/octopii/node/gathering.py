@@ -63,23 +63,16 @@ class Gatherer:
         """Begin calls for what waits; at the limit on pending commands the rest goes on waiting."""
         inbox = self._inbox
         while inbox and self._pending < self._max_pending:
-            room = min(self._group_calls, self._max_pending - self._pending, len(inbox))
-            group = [inbox.popleft() for _ in range(room)]
-            fitting = self._fitting(group)
-            if fitting < room:
-                inbox.extendleft(reversed(group[fitting:]))
-                del group[fitting:]
+            group = [inbox.popleft()]
+            kind, seconds, size = group[0].kind, group[0].seconds, len(group[0].data)
+            room = min(self._group_calls, self._max_pending - self._pending)
+            while inbox and len(group) < room:
+                command = inbox[0]
+                size += len(command.data)
+                if command.kind is not kind or command.seconds != seconds or size > self._group_bytes:
+                    break
+                group.append(inbox.popleft())
             self._begin(machine, group, now, expect)
-
-    def _fitting(self, group: list[Command]) -> int:
-        """How many of these, from the first on, can be one call: one kind, one timeout, within the bytes of a group."""
-        kind, seconds = group[0].kind, group[0].seconds
-        size = 0
-        for position, command in enumerate(group):
-            size += len(command.data)
-            if position and (command.kind is not kind or command.seconds != seconds or size > self._group_bytes):
-                return position
-        return len(group)
 
     def _begin(
         self,
