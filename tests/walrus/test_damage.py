@@ -64,7 +64,7 @@ class Subject:
         self.live = {
             (f"{folder}/{name}", position) for name, start, stop in oracle.extents for position in range(start, stop)
         }
-        self.blocks = [(f"{folder}/{name}", slice(start, start + small_block_bytes)) for name, start in oracle.blocks]
+        self.blocks = [(f"{folder}/{name}", slice(start, start + small_block_bytes)) for name, start in oracle.places]
 
     def judge(self, damaged: MemoryFileSystem, *, live: bool) -> str | None:
         """None if all is as it must be: live bytes of a closed log are missed, and nothing wrong is shown."""
