@@ -276,7 +276,7 @@ class ClientCore:
 class _HereSink:
     """Resolves futures of the loop that the client runs on."""
 
-    def put(self, waiters: list[object], results: list[object]) -> None:
+    def put(self, waiters: Sequence[object], results: Sequence[object]) -> None:
         """Resolve them now."""
         settle(waiters, results)
 
@@ -312,6 +312,7 @@ class Client(AsyncOperations):
         )
         self._core: ClientCore | None = None
         self._closed = False
+        self._begin_one = self._begin
 
     def _started(self) -> ClientCore:
         if self._closed:
@@ -320,11 +321,11 @@ class Client(AsyncOperations):
             self._core = ClientCore(self._settings)
         return self._core
 
-    async def _run_one(self, kind: Kind, command: bytes, timeout: float | None) -> bytes:
-        core, future = self._started(), asyncio.get_running_loop().create_future()
-        seconds = self._settings.timeout if timeout is None else timeout
-        core.push(Command(kind, seconds, command, future, _here))
-        return value_of(await future)
+    def _begin(self, kind: Kind, command: bytes, timeout: float | None) -> "asyncio.Future[Answer]":
+        core = self._started()
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        core.push((kind, self._settings.timeout if timeout is None else timeout, _here, command, future))
+        return future
 
     async def _run(self, operation: Operation[T], timeout: float | None) -> T:
         core, future = self._started(), asyncio.get_running_loop().create_future()
@@ -431,7 +432,7 @@ class BlockingClient(BlockingOperations):
         loop, core = self._start()
         seconds = self._settings.timeout if timeout is None else timeout
         future: concurrent.futures.Future[Answer] = concurrent.futures.Future()
-        loop.call_soon_threadsafe(core.push, Command(kind, seconds, command, future, _threads))
+        loop.call_soon_threadsafe(core.push, (kind, seconds, _threads, command, future))
         try:
             return value_of(future.result(seconds + close_seconds))
         except concurrent.futures.TimeoutError:

@@ -72,7 +72,7 @@ class Engine:
             died=lambda error: self._from_thread(lambda: self.fail(error)),
         )
         self._sync_threads = sync_threads
-        self._turn_due = False
+        self.turn_due = False
         self._in_turn = False
         self._next_tick = now + config.tick_interval
         self._watchdog = Watchdog(config.node_id, election_timeout=config.election_timeout)
@@ -162,14 +162,14 @@ class Engine:
 
     def wake(self) -> None:
         """Have a turn soon."""
-        if not self._turn_due:
-            self._turn_due = True
+        if not self.turn_due:
+            self.turn_due = True
             self._loop.call_soon(self.turn)
 
     def wake_from_thread(self) -> None:
         """Have a turn soon, from any thread; many that ask before it comes cost one wake-up."""
-        if not self._turn_due:
-            self._turn_due = True
+        if not self.turn_due:
+            self.turn_due = True
             self._from_thread(self.turn)
 
     def _from_thread(self, function: Callable[[], None]) -> None:
@@ -180,7 +180,7 @@ class Engine:
 
     def turn(self) -> None:
         """Think once, and carry out what follows."""
-        self._turn_due = False
+        self.turn_due = False
         if self.failed is not None or self._stopped or self._in_turn:
             return
         self._in_turn = True
@@ -207,13 +207,15 @@ class Engine:
     def _carry_out(self, work: Work, now: float) -> None:
         for peer, outputs in work.messages.items():
             self.board.send(peer, outputs, now)
-        if work.jobs:
-            self._apply.submit(work.jobs)
-        if work.sync is not None:
+        if (
+            work.sync is not None
+        ):  # before the jobs: its thread needs the interpreter briefly, that of the jobs for long
             self._sync_began, self._syncing = now, True
             self._sync_threads.submit(
                 work.sync, lambda ticket, error: self._from_thread(lambda: self._sync_done(ticket, error))
             )
+        if work.jobs:
+            self._apply.submit(work.jobs)
         if work.replies:
             self._reply(work.replies, now)
 

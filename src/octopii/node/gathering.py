@@ -6,8 +6,8 @@ call of `CallMachine`, up to the limits of a group; each is answered by itself.
 """
 
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
 
 import msgspec
 
@@ -19,19 +19,19 @@ from octopii.wire.call import CallMachine
 class Sink(Protocol):
     """Where the results of some commands go."""
 
-    def put(self, waiters: list[object], results: list[object]) -> None:
+    def put(self, waiters: Sequence[object], results: Sequence[object]) -> None:
         """Give each waiter its result: an answer, or an exception."""
         ...
 
 
-class Command(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """One command on its way: what it is, how long it may take (seconds), who waits and where."""
+Command: TypeAlias = tuple[Kind, float, Sink, bytes, object]
+"""One command on its way: what it is, how long it may take (seconds), where its result goes, its bytes, who waits.
 
-    kind: Kind
-    seconds: float
-    data: bytes
-    waiter: object
-    sink: Sink
+A plain tuple, because each command costs one, and nothing is made faster.
+"""
+
+Expect = Callable[[int, Callable[[object], None]], None]
+"""Notes who gets the result of a call, by its id."""
 
 
 class Gatherer:
@@ -49,71 +49,90 @@ class Gatherer:
         """Fail whatever waits; from any thread."""
         while self._inbox:
             try:
-                command = self._inbox.popleft()
+                _, _, sink, _, waiter = self._inbox.popleft()
             except IndexError:  # another thread was faster
                 return
-            deliver([command], error)
+            deliver(sink, [waiter], error)
 
     @property
     def waiting(self) -> bool:
         """Whether commands wait to be gathered, and may be."""
         return bool(self._inbox) and self._pending < self._max_pending
 
-    def start(self, machine: CallMachine, now: float, expect: Callable[[int, Callable[[object], None]], None]) -> None:
+    def start(self, machine: CallMachine, now: float, expect: Expect) -> None:
         """Begin calls for what waits; at the limit on pending commands the rest goes on waiting."""
         inbox = self._inbox
         while inbox and self._pending < self._max_pending:
-            group = [inbox.popleft()]
-            kind, seconds, size = group[0].kind, group[0].seconds, len(group[0].data)
-            room = min(self._group_calls, self._max_pending - self._pending)
-            while inbox and len(group) < room:
-                command = inbox[0]
-                size += len(command.data)
-                if command.kind is not kind or command.seconds != seconds or size > self._group_bytes:
-                    break
-                group.append(inbox.popleft())
-            self._begin(machine, group, now, expect)
+            count = min(len(inbox), self._group_calls, self._max_pending - self._pending)
+            kinds, timeouts, sinks, commands, waiters = zip(*[inbox.popleft() for _ in range(count)], strict=True)
+            start = 0
+            for end in self._cuts(kinds, timeouts, sinks, commands):
+                group = _Group(sinks[start], list(commands[start:end]), waiters[start:end])
+                self._begin(machine, group, kinds[start], timeouts[start], now, expect)
+                start = end
+
+    def _cuts(
+        self,
+        kinds: Sequence[Kind],
+        timeouts: Sequence[float],
+        sinks: Sequence[Sink],
+        commands: Sequence[bytes],
+    ) -> list[int]:
+        """Where commands are cut into groups: each goes one way and has at most the bytes of a group."""
+        if _alike(kinds) and _alike(timeouts) and _alike(sinks) and sum(map(len, commands)) <= self._group_bytes:
+            return [len(commands)]
+        cuts: list[int] = []
+        size, way = 0, (kinds[0], timeouts[0], sinks[0])
+        for at, (command, *rest) in enumerate(zip(commands, kinds, timeouts, sinks, strict=True)):
+            size += len(command)
+            if at and (size > self._group_bytes or tuple(rest) != way):
+                cuts.append(at)
+                size, way = len(command), (kinds[at], timeouts[at], sinks[at])
+        return [*cuts, len(commands)]
 
     def _begin(
-        self,
-        machine: CallMachine,
-        group: list[Command],
-        now: float,
-        expect: Callable[[int, Callable[[object], None]], None],
+        self, machine: CallMachine, group: "_Group", kind: Kind, timeout: float, now: float, expect: Expect
     ) -> None:
-        kind, deadline = group[0].kind, now + group[0].seconds
-        commands = [command.data for command in group]
+        deadline = now + timeout
         try:
             if kind is None:
-                call_id = machine.propose(commands, deadline=deadline)
+                call_id = machine.propose(group.commands, deadline=deadline)
             elif isinstance(kind, Since):
-                call_id = machine.propose(commands, deadline=deadline, since=kind.version)
+                call_id = machine.propose(group.commands, deadline=deadline, since=kind.version)
             else:
-                call_id = machine.query(commands, consistency=kind, deadline=deadline, now=now)
+                call_id = machine.query(group.commands, consistency=kind, deadline=deadline, now=now)
         except OctopiiError as error:
-            deliver(group, error)
+            deliver(group.sink, group.waiters, error)
             return
-        self._pending += len(group)
-        expect(call_id, lambda result: self._finished(group, result))
+        count = len(group.waiters)
+        self._pending += count
 
-    def _finished(self, group: list[Command], result: object) -> None:
-        self._pending -= len(group)
-        deliver(group, result)
+        def finished(result: object) -> None:
+            self._pending -= count
+            deliver(group.sink, group.waiters, result)
+
+        expect(call_id, finished)
 
 
-def deliver(group: list[Command], result: object) -> None:
-    """Give each command of a group its part of a list of answers, or the exception that all of them share."""
+class _Group(msgspec.Struct, frozen=True):
+    """Commands that travel as one call, and who waits for each."""
+
+    sink: Sink
+    commands: list[bytes]
+    waiters: Sequence[object]
+
+
+def _alike(column: Sequence[object]) -> bool:
+    return column.count(column[0]) == len(column)
+
+
+def deliver(sink: Sink, waiters: Sequence[object], result: object) -> None:
+    """Give each of some waiters its part of a list of answers, or the exception that all of them share."""
     if isinstance(result, list):
-        results: list[object] = result
+        sink.put(waiters, result)
     else:
         assert isinstance(result, BaseException)
-        results = [_again(result) for _ in group]
-    sink = group[0].sink
-    if all(command.sink is sink for command in group):
-        sink.put([command.waiter for command in group], results)
-        return
-    for command, one in zip(group, results, strict=True):
-        command.sink.put([command.waiter], [one])
+        sink.put(waiters, [_again(result) for _ in waiters])
 
 
 def _again(error: BaseException) -> BaseException:

@@ -9,15 +9,15 @@ import concurrent.futures
 import logging
 import threading
 import weakref
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar, cast
 
 import uvloop
 
 from octopii.config import Config
 from octopii.errors import CallTimeout, ShuttingDown
 from octopii.node.engine import Engine
-from octopii.node.gathering import Command, Sink, check_size
+from octopii.node.gathering import Sink, check_size
 from octopii.node.local_calls import Handed
 from octopii.node.operations import Kind, Operation, value_of
 from octopii.node.workers import SyncThreads
@@ -33,10 +33,9 @@ shutdown_seconds = 5.0
 """How long an orderly shutdown may take to hand over leadership and finish what is under way."""
 
 
-def settle(futures: list[object], results: list[object]) -> None:
+def settle(futures: Sequence[object], results: Sequence[object]) -> None:
     """Resolve futures of the loop that this runs on; those that were cancelled meanwhile stay as they are."""
-    for future, result in zip(futures, results, strict=True):
-        assert isinstance(future, asyncio.Future)
+    for future, result in zip(cast("Sequence[asyncio.Future[object]]", futures), results, strict=True):
         if not future.done():
             if isinstance(result, BaseException):
                 future.set_exception(result)
@@ -52,7 +51,7 @@ class LoopSink:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
-        self._results: list[tuple[list[object], list[object]]] = []
+        self._results: list[tuple[Sequence[object], Sequence[object]]] = []
         self._due = False
 
     @classmethod
@@ -64,7 +63,7 @@ class LoopSink:
                 sink = cls._sinks[loop] = cls(loop)
             return sink
 
-    def put(self, waiters: list[object], results: list[object]) -> None:
+    def put(self, waiters: Sequence[object], results: Sequence[object]) -> None:
         """From the node's thread: have the futures resolved soon."""
         self._results.append((waiters, results))
         if not self._due:
@@ -86,7 +85,7 @@ class LoopSink:
 class ThreadSink:
     """Brings results back to the futures of plain threads."""
 
-    def put(self, waiters: list[object], results: list[object]) -> None:
+    def put(self, waiters: Sequence[object], results: Sequence[object]) -> None:
         """From the node's thread: resolve the futures."""
         for future, result in zip(waiters, results, strict=True):
             assert isinstance(future, concurrent.futures.Future)
@@ -116,6 +115,7 @@ class Host:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._engine: Engine | None = None
+        self._taking: Engine | None = None  # the engine while it takes calls
         # The loop that called last, and its sink: one tuple, because several threads look at it.
         self._last: tuple[weakref.ref[asyncio.AbstractEventLoop] | None, Sink] = (None, ThreadSink())
         self._thread_sink = ThreadSink()
@@ -140,6 +140,7 @@ class Host:
             else:
                 logger.exception("the thread of node %d has died", self.config.node_id)
         finally:
+            self._taking = None
             self._ended.set()
 
     async def _main(self) -> None:
@@ -153,7 +154,7 @@ class Host:
             except BaseException:
                 await engine.stop(0)
                 raise
-            self._engine = engine
+            self._engine = self._taking = engine
             self._started.set_result(None)
             await self._stop.wait()
             await engine.stop(shutdown_seconds)
@@ -223,16 +224,16 @@ class Host:
             self._cancel(started)
             raise
 
-    async def run_one(self, kind: Kind, command: bytes, timeout: float | None) -> bytes:
-        """Carry out one command for a coroutine on any event loop."""
+    def begin_one(self, kind: Kind, command: bytes, timeout: float | None) -> "asyncio.Future[Answer]":
+        """Begin one command for a coroutine on any event loop."""
         loop = asyncio.get_running_loop()
         last, sink = self._last
         if last is None or last() is not loop:
             sink = LoopSink.of(loop)
             self._last = (weakref.ref(loop), sink)
-        future = loop.create_future()
+        future: asyncio.Future[Answer] = loop.create_future()
         self._push(kind, command, timeout, future, sink)
-        return value_of(await future)
+        return future
 
     def run_one_blocking(self, kind: Kind, command: bytes, timeout: float | None) -> bytes:
         """Carry out one command for a plain thread."""
@@ -248,14 +249,14 @@ class Host:
             raise CallTimeout(f"node {self.config.node_id} did not answer within {seconds:g} s") from None
 
     def _push(self, kind: Kind, command: bytes, timeout: float | None, waiter: object, sink: Sink) -> None:
-        engine = self._engine
-        if engine is None or engine.failed is not None or self._ended.is_set():
+        engine = self._taking
+        if engine is None or engine.failed is not None:
             engine = self.engine  # raises what is the matter
         if len(command) > self._max_command_bytes:
             check_size(command, self._max_command_bytes)
-        seconds = self._call_timeout if timeout is None else timeout
-        engine.calls.push(Command(kind, seconds, command, waiter, sink))
-        engine.wake_from_thread()
+        engine.calls.push((kind, self._call_timeout if timeout is None else timeout, sink, command, waiter))
+        if not engine.turn_due:
+            engine.wake_from_thread()
 
     def run_blocking(self, operation: Operation[T], timeout: float | None) -> T:
         """Carry out an operation for a plain thread."""

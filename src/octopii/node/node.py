@@ -1,13 +1,12 @@
 """`OctopiiNode`: a member of a cluster inside an asyncio program."""
 
 import asyncio
-from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, TypeVar
 
 from octopii.config import Config
 from octopii.node.host import Host
-from octopii.node.operations import AsyncOperations, Kind, Operation
+from octopii.node.operations import AsyncOperations, Operation
 from octopii.raft import ConfState
 from octopii.replica.status import describe
 from octopii.state_machine import StateMachine
@@ -68,6 +67,7 @@ class OctopiiNode(NodeFacts, AsyncOperations):
     ) -> None:
         """`skip_indexes`: log entries whose commands are answered instead of applied (a way out; see operations)."""
         self._host = Host(config, state_machine, sync_threads=None, skip=skip_indexes)
+        self._begin_one = self._host.begin_one
 
     async def start(self) -> None:
         """Open the folder, listen, begin. Raises `ConfigError`, a `WalrusError`, a `RefusedError` or `OSError`."""
@@ -89,6 +89,3 @@ class OctopiiNode(NodeFacts, AsyncOperations):
 
     async def _run(self, operation: Operation[T], timeout: float | None) -> T:
         return await self._host.run(operation, timeout)
-
-    def _run_one(self, kind: Kind, command: bytes, timeout: float | None) -> Coroutine[Any, Any, bytes]:
-        return self._host.run_one(kind, command, timeout)  # one coroutine less for each call

@@ -5,9 +5,10 @@
 call begins (`wire.call.CallMachine` carries it out) and how its result looks to the user.
 """
 
+import asyncio
 import functools
 import json
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
 
 import msgspec
@@ -164,9 +165,8 @@ class AsyncOperations:
     async def _run(self, operation: Operation[T], timeout: float | None) -> T:
         raise NotImplementedError
 
-    def _run_one(self, kind: Kind, command: bytes, timeout: float | None) -> Coroutine[Any, Any, bytes]:
-        """Carry out one proposal or query; those that come together share an entry, or a read."""
-        raise NotImplementedError
+    _begin_one: Callable[[Kind, bytes, float | None], "asyncio.Future[Answer]"]
+    """Begins one proposal or query; those that come together share an entry, or a read."""
 
     async def propose(self, command: bytes | str, *, since: int = 1, timeout: float | None = None) -> bytes:
         """Replicate one command and return what `apply` returned, applied exactly once.
@@ -175,7 +175,9 @@ class AsyncOperations:
         Raises `CommandError` or `ApplyFailed` (the machine's answer), a `NotApplied` (it will never count), or an
         `OutcomeUnknown` (it may count, at most once). Cancelling leaves the outcome unknown.
         """
-        return await self._run_one(kind_of_proposal(since), as_bytes(command), timeout)
+        data = command if type(command) is bytes else as_bytes(command)
+        answer = await self._begin_one(None if since == 1 else kind_of_proposal(since), data, timeout)
+        return answer if type(answer) is bytes else value_of(answer)
 
     async def propose_batch(
         self, commands: Sequence[bytes | str], *, since: int = 1, timeout: float | None = None
@@ -187,7 +189,9 @@ class AsyncOperations:
         self, command: bytes | str, *, consistency: ConsistencyName = "linearizable", timeout: float | None = None
     ) -> bytes:
         """Ask the state machine, from any node. Raises `QueryNotSupported`, `CommandError`, a `NotApplied`, ..."""
-        return await self._run_one(kind_of_query(consistency), as_bytes(command), timeout)
+        data = command if type(command) is bytes else as_bytes(command)
+        answer = await self._begin_one(kind_of_query(consistency), data, timeout)
+        return answer if type(answer) is bytes else value_of(answer)
 
     async def call(self, method: Method[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a `@command` or a `@query` of a typed machine, taken from its class; returns the method's result.
@@ -197,7 +201,7 @@ class AsyncOperations:
         """
         kind = kind_of_call(method)
         try:
-            answer = await self._run_one(kind, method.encode(*args, **kwargs), method.timeout)
+            answer = value_of(await self._begin_one(kind, method.encode(*args, **kwargs), method.timeout))
         except CommandError as error:
             raise method.error(error) from None
         return result_of(method, answer)

@@ -49,7 +49,10 @@ from octopii.wire.requests import (
 logger = logging.getLogger("octopii.replica")
 
 item_overhead_bytes = 64
-"""What an item of an entry is counted as beside its commands, and each command beside its bytes."""
+"""What an item of an entry is counted as beside its commands."""
+
+command_overhead_bytes = 5
+"""What each command is counted as beside its bytes."""
 
 Key = tuple[int, int] | bytes
 """What a waiter waits for: (session, first call number), or the nonce of a session."""
@@ -160,7 +163,7 @@ class Calls:
         self._config = config
         self._outbox = outbox
         self._leadership = leadership
-        self._queue: list[EntryItem] = []  # accepted and not yet in the log, nor forwarded
+        self._queue: list[tuple[EntryItem, int]] = []  # accepted and not yet in the log, nor forwarded; with its size
         self._queue_bytes = 0
         self._queued_since = 0.0
         self._waiting: dict[Key, Awaited] = {}
@@ -178,11 +181,12 @@ class Calls:
     def propose(self, origin: Origin, request: Propose, now: float) -> None:
         """Take a group of calls from a client."""
         group = request.group
-        error = self._objection(group)
+        size = _size_of(group)
+        error = self._objection(group, size)
         if error is not None:
             self._outbox.reply(origin, self._leadership.failure(error, request.request_id))
             return
-        self._accept(group, (group.session, group.first), Waiter(origin, request.request_id), now)
+        self._accept(group, (group.session, group.first), Waiter(origin, request.request_id), size, now)
 
     def open_session(self, origin: Origin, request: SessionRequest, now: float) -> None:
         """Open a session for a client."""
@@ -193,7 +197,7 @@ class Calls:
         if error is not None:
             self._outbox.reply(origin, self._leadership.failure(error, request.request_id))
             return
-        self._accept(item, request.nonce, Waiter(origin, request.request_id), now)
+        self._accept(item, request.nonce, Waiter(origin, request.request_id), item_overhead_bytes, now)
 
     def end_session(self, origin: Origin, request: SessionEnd, now: float) -> None:
         """Put the end of a session on its way; nothing waits for it to be applied."""
@@ -217,12 +221,12 @@ class Calls:
         """Queue something of Octopii's own; only a leader does."""
         self._enqueue(item, item_overhead_bytes, now)
 
-    def _objection(self, group: CallGroup) -> OctopiiError | None:
+    def _objection(self, group: CallGroup, size: int) -> OctopiiError | None:
         """Why a group may not enter the log, or None."""
         if self.refusal is not None:
             return self.refusal
         config = self._config
-        error = _too_large(config, group)
+        error = _too_large(config, group, size)
         if error is not None:
             return error
         if group.first + len(group.commands) - group.acked > config.session_window_calls:
@@ -230,7 +234,6 @@ class Calls:
                 f"the session has more than {config.session_window_calls} unacknowledged calls",
                 limit="session_window_calls",
             )
-        size = sum(map(len, group.commands))
         if (group.session, group.first) in self._waiting:
             return self._overload(size)
         return self.room.objection_to_calls(group.session, size) or self._overload(size)
@@ -250,8 +253,7 @@ class Calls:
             )
         return None
 
-    def _accept(self, item: EntryItem, key: Key, waiter: Waiter, now: float) -> None:
-        size = _size_of(item)
+    def _accept(self, item: EntryItem, key: Key, waiter: Waiter, size: int, now: float) -> None:
         awaited = self._waiting.get(key)
         if awaited is None:
             calls = len(item.commands) if isinstance(item, CallGroup) else 1
@@ -262,14 +264,14 @@ class Calls:
                 self.room.waits(item.session, size)
         else:
             awaited.waiters = [*awaited.waiters[1 - max_waiters :], waiter]
-            if any(_key_of(queued) == key for queued in self._queue):
+            if any(_key_of(queued) == key for queued, _ in self._queue):
                 return  # an impatient client: the same item is still here, one is enough
         self._enqueue(item, size, now)
 
     def _enqueue(self, item: EntryItem, size: int, now: float) -> None:
         if not self._queue:
             self._queued_since = now
-        self._queue.append(item)
+        self._queue.append((item, size))
         self._queue_bytes += size
         if type(item) is OpenSession:
             self.room.openings += 1
@@ -293,21 +295,19 @@ class Calls:
 
     def _take_items(self) -> list[EntryItem]:
         """Take items up to the limits of an entry; an `OpenSession` ends it: its id is the entry's index."""
-        size, commands, count = 0, 0, 0
-        for item in self._queue:
-            is_group = type(item) is CallGroup
-            size += _size_of(item)
+        most_bytes, most_commands = self._config.max_batch_bytes + item_overhead_bytes, self._config.max_batch_commands
+        items: list[EntryItem] = []
+        taken, commands = 0, 0
+        for item, size in self._queue:
             commands += len(item.commands) if isinstance(item, CallGroup) else 1
-            over = (
-                size > self._config.max_batch_bytes + item_overhead_bytes or commands > self._config.max_batch_commands
-            )
-            if over and count:
+            if items and (taken + size > most_bytes or commands > most_commands):
                 break
-            count += 1
-            if not is_group and type(item) is OpenSession:
+            items.append(item)
+            taken += size
+            if type(item) is OpenSession:
                 break
-        items, self._queue = self._queue[:count], self._queue[count:]
-        self._queue_bytes -= sum(map(_size_of, items))
+        del self._queue[: len(items)]
+        self._queue_bytes -= taken
         return items
 
     def forward(self) -> None:
@@ -335,21 +335,21 @@ class Calls:
     def take_forwarded(self, peer: int, message: Forward, now: float) -> None:
         """As leader: take a follower's items, or refuse them all."""
         error = self.refusal
-        size = sum(map(_size_of, message.items))
+        sizes = [_size_of(item) for item in message.items]
         if not self._leadership.is_leader:
             error = NoLeader(f"node {self._leadership.node_id} does not lead", leader=self._leadership.leader or None)
         elif error is None:
             opens = any(type(item) is OpenSession for item in message.items)
             error = (
-                _unfit(self._config, message.items)
-                or self._overload(size)
+                _unfit(self._config, message.items, sizes)
+                or self._overload(sum(sizes))
                 or (self.room.objection_to_opening() if opens else None)
             )
         if error is not None:
             self._outbox.send(peer, ForwardRefused(self._leadership.failure(error, message.forward_id)))
             return
-        for item in message.items:
-            self._enqueue(item, _size_of(item), now)
+        for item, size in zip(message.items, sizes, strict=True):
+            self._enqueue(item, size, now)
 
     def forward_refused(self, message: ForwardRefused) -> None:
         """As follower: the leader took nothing of a forward."""
@@ -428,8 +428,8 @@ class Calls:
 
         What is still queued was in nobody's log: it stays queued for the leader that comes.
         """
-        queued = {_key_of(item) for item in self._queue}
-        self.room.openings = sum(type(item) is OpenSession for item in self._queue)
+        queued = {_key_of(item) for item, _ in self._queue}
+        self.room.openings = sum(type(item) is OpenSession for item, _ in self._queue)
         unknown = Failure(request_id=0, kind=FailureKind.CONNECTION_LOST, text=why)
         for key in [key for key in self._waiting if key not in queued]:
             self._fail(key, unknown)
@@ -444,10 +444,10 @@ class Calls:
 
     def give_up_queued(self, error: OctopiiError) -> None:
         """Refuse everything that is queued: it was in nobody's log and never will be."""
-        items, self._queue, self._queue_bytes = self._queue, [], 0
-        self.room.opened(sum(type(item) is OpenSession for item in items))
+        queue, self._queue, self._queue_bytes = self._queue, [], 0
+        self.room.opened(sum(type(item) is OpenSession for item, _ in queue))
         failure = self._leadership.failure(error, 0)
-        for item in items:
+        for item, _ in queue:
             self._fail(_key_of(item), failure)
 
     def tick(self, now: float) -> None:
@@ -476,34 +476,36 @@ class Calls:
             self.refusal = None
 
 
-def _too_large(config: Config, group: CallGroup) -> TooLarge | None:
-    sizes = [len(command) for command in group.commands]
-    largest, size = max(sizes, default=0), sum(sizes)
+def _too_large(config: Config, group: CallGroup, size: int) -> TooLarge | None:
+    """Why a group of this size may not stand in the log, or None."""
+    commands = group.commands
+    largest = max(map(len, commands), default=0) if size > config.max_command_bytes else 0
     if largest > config.max_command_bytes:
         return TooLarge(
             f"a command of {largest} bytes is over max_command_bytes = {config.max_command_bytes}",
             size=largest,
             limit=config.max_command_bytes,
         )
-    if size > config.max_batch_bytes:
+    own = size - _overhead(len(commands))
+    if own > config.max_batch_bytes:
         return TooLarge(
-            f"{len(sizes)} commands of {size} bytes are over max_batch_bytes = {config.max_batch_bytes}",
-            size=size,
+            f"{len(commands)} commands of {own} bytes are over max_batch_bytes = {config.max_batch_bytes}",
+            size=own,
             limit=config.max_batch_bytes,
         )
     return None
 
 
-def _unfit(config: Config, items: list[EntryItem]) -> OctopiiError | None:
+def _unfit(config: Config, items: list[EntryItem], sizes: list[int]) -> OctopiiError | None:
     """Why another node's items may not stand in the log, or None.
 
     That node has looked at them itself, but perhaps by other settings: more than a record can hold, or an entry
     that founds the cluster anew, would end every replica at every start.
     """
-    for item in items:
+    for item, size in zip(items, sizes, strict=True):
         if isinstance(item, Found):
             return NotApplied("only entry 1 founds a cluster")
-        if isinstance(item, CallGroup) and (error := _too_large(config, item)) is not None:
+        if isinstance(item, CallGroup) and (error := _too_large(config, item, size)) is not None:
             return error
     return None
 
@@ -513,10 +515,14 @@ def _expired(session: int, request_id: int) -> Failure:
     return Failure(request_id=request_id, kind=FailureKind.SESSION_EXPIRED, text=text)
 
 
+def _overhead(commands: int) -> int:
+    return item_overhead_bytes + command_overhead_bytes * commands
+
+
 def _size_of(item: EntryItem) -> int:
+    """What an item counts as, in bytes; it takes long for many commands, so it is worked out once."""
     if isinstance(item, CallGroup):
-        commands = item.commands
-        return item_overhead_bytes + sum(map(len, commands)) + 5 * len(commands)
+        return _overhead(len(item.commands)) + sum(map(len, item.commands))
     return item_overhead_bytes
 
 
