@@ -192,7 +192,8 @@ class Engine:
                 self.calls.move(now)
             while work := self.replica.poll():
                 self._carry_out(work, now)
-                if not (self.calls.restless and self.calls.move(now)):
+                moved = self.calls.restless and self.calls.move(now)
+                if not (moved or work.more):
                     break
             if self.calls.waiting:
                 self.wake()

@@ -90,6 +90,13 @@ class Applying:
 
     # --- membership ---------------------------------------------------------------------------------------------
 
+    @property
+    def has_membership_to_keep(self) -> bool:
+        """Whether a change is known to be committed and not written down."""
+        memberships = self._replica.store.memberships
+        known = self._identity.membership.index if self._identity.membership is not None else 0
+        return bool(memberships) and any(known < each.index <= self._replica.raft.committed for each in memberships)
+
     def keep_membership(self) -> None:
         """Write down the changes that are known to be committed; raises `LogFull`."""
         replica = self._replica

@@ -9,7 +9,8 @@ A driver owns a `Replica` and an `Applier` and moves things between them and the
     replica.receive(peer, message)          what another node said, in order, while it is connected
     replica.request(origin, request)        what a client, or this process itself, asks
     work = replica.poll()                   after any of these, and after each completion below
-        send work.messages and work.replies; queue work.jobs for the apply thread; start work.sync
+        send work.messages and work.replies; queue work.jobs for the apply thread; start work.sync; poll again at
+        once while work.more
         poll again at replica.wake_at, if that is not None and nothing else leads to it before
     replica.sync_done(ticket)               the ticket's `run` returned
     replica.job_done(result)                a job's result; a `SnapshotView` is written first, with `snapshots.write`,
@@ -18,7 +19,8 @@ A driver owns a `Replica` and an `Applier` and moves things between them and the
 What orders what:
 
 - `poll` writes the entries, term and vote of a Raft `Ready` into the log, which is memory until the sync. Messages that
-  speak of them (votes, acknowledgements) are held until the sync that covers them is done; a leader's appends are not.
+  speak of them (votes, acknowledgements) are held until the sync that covers them is done. A leader's appends are not:
+  they even go out before it writes, so `poll` then returns twice, with the messages and with the sync.
 - One sync is under way at a time. What arrives meanwhile becomes the next batch: one entry, one sync, one message.
 - Committed entries go to the apply thread in order; membership takes effect in the Raft core when they are handed out.
 - A snapshot counts when its manifest is synced; the log is trimmed after that.
@@ -308,7 +310,8 @@ class Replica:
         if self.refused is None:
             self.raft.tick(now)
             self.joining.tick()
-        self.writes.write()
+        if self.writes.blocked:
+            self.writes.write()
         self.applying.tick()
         self.calls.tick(now)
         self.reads.tick(now)
@@ -357,9 +360,15 @@ class Replica:
         self._pack()
         self.reads.start(self.now)
         self._drain()
+        if self.writes.due:
+            if self.outbox.has_messages:
+                return self.outbox.take(None, more=True)  # a leader's followers write while it does (thesis, 10.2.1)
+            self.writes.write()
         ticket = self.writes.begin_sync()
         while self.raft.has_ready():
             self._drain()
+            if self.writes.due:
+                self.writes.write()
             if ticket is None:
                 ticket = self.writes.begin_sync()
         self.reads.reached(self.applying.handed_index)
@@ -408,6 +417,7 @@ class Replica:
             self._leadership_changed(ready.soft_state)
         self.writes.take(ready)
         if ready.snapshot is not None:
+            self.writes.write()
             self._install(ready.snapshot.metadata.index)
         for message in ready.messages:
             self.send(message)

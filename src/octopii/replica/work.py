@@ -33,6 +33,8 @@ class Work(msgspec.Struct):
     replies: list[tuple[Origin, Reply]] = msgspec.field(default_factory=list)
     jobs: list[Job] = msgspec.field(default_factory=list)
     sync: SyncTicket | None = None
+    more: bool = False
+    """Whether to poll again once this is done: the messages go out before the disk's part of the step begins."""
 
     def __bool__(self) -> bool:
         return bool(self.messages or self.replies or self.jobs or self.sync is not None)
@@ -59,8 +61,13 @@ class Outbox:
         """Queue a job for the apply thread."""
         self._work.jobs.append(job)
 
-    def take(self, sync: SyncTicket | None) -> Work:
+    @property
+    def has_messages(self) -> bool:
+        """Whether a peer is to be told something."""
+        return bool(self._work.messages)
+
+    def take(self, sync: SyncTicket | None, *, more: bool = False) -> Work:
         """Hand everything over and start anew."""
         work, self._work = self._work, Work()
-        work.sync = sync
+        work.sync, work.more = sync, more
         return work

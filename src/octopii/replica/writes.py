@@ -61,6 +61,7 @@ class Writes:
         self._log = log
         self._schedule = replica.config.fsync_schedule
         self._unwritten: deque[Unwritten] = deque()
+        self._is_full = False
         self._held: deque[tuple[int, list[Message]]] = deque()
         self._newest = 0  # number of the newest Ready that is written
         self._persisted = 0
@@ -77,7 +78,12 @@ class Writes:
     @property
     def blocked(self) -> bool:
         """Whether something waits for room on the disk."""
-        return bool(self._unwritten)
+        return self._is_full
+
+    @property
+    def due(self) -> bool:
+        """Whether something is to be written now."""
+        return bool(self._unwritten) and not self._is_full
 
     @property
     def sync_seconds(self) -> float:
@@ -88,6 +94,7 @@ class Writes:
         """The Raft core was made anew and counts its Readys from 1; everything written is on disk."""
         self._newest = self._persisted = 0
         self._unwritten.clear()
+        self._is_full = False
         self._held.clear()
 
     def must_sync(self) -> None:
@@ -97,15 +104,16 @@ class Writes:
     # --- writing ------------------------------------------------------------------------------------------------
 
     def take(self, ready: Ready) -> None:
-        """Write what a Ready has for the disk, behind all that could not be written yet."""
+        """Keep what a Ready has for the disk until `write`, and the messages that wait for it until the sync."""
         if ready.messages_after_persist and len(self._held) < max_held:
             self._held.append((ready.number, ready.messages_after_persist))
-        if self._unwritten and ready.snapshot is None and not ready.entries and ready.hard_state is None:
+        writes = ready.snapshot is not None or ready.entries or ready.hard_state is not None
+        if writes or (not self._unwritten and self._replica.applying.has_membership_to_keep):
+            self._unwritten.append(Unwritten(ready, ready.number))
+        elif self._unwritten:
             self._unwritten[-1].number = ready.number  # it has nothing for the disk, and counts with what it waits for
-            return
-        self._unwritten.append(Unwritten(ready, ready.number))
-        if len(self._unwritten) == 1:
-            self.write()
+        else:
+            self._newest = ready.number
 
     def write(self) -> None:
         """Write what waits, as far as there is room."""
@@ -116,8 +124,10 @@ class Writes:
                 if self._replica.disk.release():
                     continue
                 self._replica.warn("disk", f"node {self._replica.config.node_id} cannot write its log: {error}")
+                self._is_full = True
                 return
             self._newest = self._unwritten.popleft().number
+        self._is_full = False
 
     def _write(self, ready: Ready) -> None:
         """Write one Ready; doing so again after a failure half-way through is harmless."""

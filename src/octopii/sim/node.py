@@ -12,7 +12,7 @@ from octopii.config import Config
 from octopii.errors import OctopiiError
 from octopii.replica.applier import Applier
 from octopii.replica.replica import Replica
-from octopii.replica.work import PeerOutput
+from octopii.replica.work import PeerOutput, Work
 from octopii.sim.apply_thread import ApplyThread
 from octopii.sim.disk import has_power
 from octopii.sim.stopping import OrderlyStop
@@ -245,24 +245,37 @@ class Node:
             self.postpone(lambda: self.enter(action))
             return
         replica, world = self.replica, self.world
-        try:
-            replica.advance_clock(self.now, self.wall)
-            action()
-            work = replica.poll()
-        except PowerLoss:
-            self.crash()
-            return
-        except (OctopiiError, OSError) as error:
-            self.fail(error)
-            return
-        world.trace.note(world.now, self.id, "step", self.vfs.operations.to_bytes(8, "little"), quiet=True)
-        world.observer.stepped(self)
+        more = True
+        while more:
+            try:
+                replica.advance_clock(self.now, self.wall)
+                action()
+                work = replica.poll()
+            except PowerLoss:
+                self.crash()
+                return
+            except (OctopiiError, OSError) as error:
+                self.fail(error)
+                return
+            world.trace.note(world.now, self.id, "step", self.vfs.operations.to_bytes(8, "little"), quiet=True)
+            if not work.more:  # before that, the log is behind what the Raft core says of it
+                world.observer.stepped(self)
+            if not self._carry_out(work):
+                return
+            action, more = _nothing, work.more
+        if replica.wake_at is not None and not self._wake_due:
+            self._wake_due = True
+            self.later(max(0.0, replica.wake_at - self.now) / self.clock_rate, self._wake)
+
+    def _carry_out(self, work: Work) -> bool:
+        """Do what the replica wants done; False when the machine has lost power meanwhile."""
+        world = self.world
         for peer, outputs in work.messages.items():
             world.observer.says(self, peer, outputs)
             connection = world.network.connection(self.id, peer)
             if connection is not None:
                 if self.crash_after_messages and self._loses_power_after(connection, outputs):
-                    return
+                    return False
                 connection.send(self.id, outputs)
         for origin, reply in work.replies:
             target = self.reply_to.get(origin)
@@ -272,13 +285,11 @@ class Node:
             self._apply.submit(work.jobs)
         if work.sync is not None:
             self.syncs.submit(work.sync)
-        if replica.wake_at is not None and not self._wake_due:
-            self._wake_due = True
-            self.later(max(0.0, replica.wake_at - self.now) / self.clock_rate, self._wake)
+        return self.up
 
     def _wake(self) -> None:
         self._wake_due = False
-        self.enter(lambda: None)
+        self.enter(_nothing)
 
     def _loses_power_after(self, connection: "Connection", outputs: list[PeerOutput]) -> bool:
         """Whether the crash comes amidst these: then those before it have gone out."""
@@ -321,3 +332,7 @@ class Node:
         self.world.trace.note(self.world.now, self.id, "is asked", data)
         decoded = decode_request(data)
         self.enter(lambda: self.replica.request(origin, decoded))
+
+
+def _nothing() -> None:
+    """Nothing has come in: only what is left is to be done."""
