@@ -49,6 +49,8 @@ def maybe_send_append(state: RaftState, to: int, *, send_if_empty: bool) -> bool
         return False
     log = state.log
     previous = progress.next - 1
+    if not send_if_empty and previous >= log.last_index():
+        return False
     try:
         previous_term = log.term(previous)
         entries: list[Entry] = []

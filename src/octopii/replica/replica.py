@@ -364,8 +364,9 @@ class Replica:
             if self.outbox.has_messages:
                 return self.outbox.take(None, more=True)  # a leader's followers write while it does (thesis, 10.2.1)
             self.writes.write()
-        ticket = self.writes.begin_sync()
-        while self.raft.has_ready():
+        before, ticket = self.writes.persisted, self.writes.begin_sync()
+        while self.writes.persisted != before and self.raft.has_ready():  # what needed no sync counts at once
+            before = self.writes.persisted
             self._drain()
             if self.writes.due:
                 self.writes.write()

@@ -64,7 +64,8 @@ class Writes:
         self._is_full = False
         self._held: deque[tuple[int, list[Message]]] = deque()
         self._newest = 0  # number of the newest Ready that is written
-        self._persisted = 0
+        self.persisted = 0
+        """Number of the newest Ready that is on disk, as is all before it."""
         self._sync: Sync | None = None
         self._must_sync = False
         self._next_lazy_sync = replica.now
@@ -92,7 +93,7 @@ class Writes:
 
     def restart(self) -> None:
         """The Raft core was made anew and counts its Readys from 1; everything written is on disk."""
-        self._newest = self._persisted = 0
+        self._newest = self.persisted = 0
         self._unwritten.clear()
         self._is_full = False
         self._held.clear()
@@ -201,9 +202,9 @@ class Writes:
 
     def _count(self, number: int) -> None:
         """The Readys up to `number` are on disk: tell the core, and send what waited for that."""
-        if number <= self._persisted:
+        if number <= self.persisted:
             return
-        self._persisted = number
+        self.persisted = number
         self._replica.raft.on_persisted(number)
         while self._held and self._held[0][0] <= number:
             for message in self._held.popleft()[1]:

@@ -133,12 +133,11 @@ class Courier:
 
     def next_wake(self, now: float, *, wanted: bool) -> float:
         """When `tick` or a flush is due at the latest; infinite for never."""
-        times = [math.inf]
-        oldest = next((attempt for attempt in self._outstanding.values() if attempt.repeatable), None)
-        if oldest is not None:
-            times.append(oldest.sent_at + self._try_timeout)
-        links = self.links.wake(now, wanted=wanted)
-        return min(times) if links is None else min(*times, links)
+        wake = self.links.wake(now, wanted=wanted)
+        for attempt in self._outstanding.values():  # the oldest that may be given up
+            if attempt.repeatable:
+                return min(wake, attempt.sent_at + self._try_timeout)
+        return wake
 
     def _lose(self, address: str) -> list[Attempt]:
         self._last_heard.pop(address, None)

@@ -14,6 +14,7 @@ No I/O, no clock: the caller carries out `actions`, says what came of them, and 
 """
 
 import enum
+import math
 import random
 from collections.abc import Collection, Sequence
 from typing import TypeAlias
@@ -191,14 +192,14 @@ class Links:
         self._dialling = None
         self.current = None
 
-    def wake(self, now: float, *, wanted: bool) -> float | None:
-        """When there is something to do again, None for never; `wanted` says whether there is anything to send."""
-        times = []
+    def wake(self, now: float, *, wanted: bool) -> float:
+        """When there is something to do again, infinite for never; `wanted`: whether there is anything to send."""
+        wake = math.inf
         if self._dialling is not None:
-            times.append(self._dialling.since + self._limits.dial_timeout)
+            wake = self._dialling.since + self._limits.dial_timeout
         if wanted and self.hold_until > now and (self.current is not None or self._dialling is None):
-            times.append(self.hold_until)
-        return min(times, default=None)
+            wake = min(wake, self.hold_until)
+        return wake
 
     # --- what happens -------------------------------------------------------------------------------------------
 
