@@ -9,7 +9,7 @@ import sys
 
 import uvloop
 
-from bench.octopii_node import many_calls
+from bench.octopii_node import many_sets
 from octopii import Client
 
 
@@ -18,7 +18,7 @@ async def run(addresses: str, in_flight: int, count: int) -> None:
         await client.propose(b"SET warm up")
         print("ready", flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
-        answer = await many_calls(client.propose, in_flight=in_flight, count=count, query=False)
+        answer = await many_sets(client.propose, in_flight=in_flight, count=count)
         print(json.dumps(answer), flush=True)
 
 

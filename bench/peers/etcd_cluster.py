@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench import measure
 from bench.bare_cluster import free_ports
-from bench.octopii_node import many_calls
+from bench.octopii_node import many_sets
 
 NAME = "etcd, fsync"
 
@@ -162,7 +162,7 @@ async def put_many(address: str, in_flight: int, count: int) -> None:
             await call(b"SET warm up")
         print("ready", flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
-        print(json.dumps(await many_calls(call, in_flight=in_flight, count=count, query=False)), flush=True)
+        print(json.dumps(await many_sets(call, in_flight=in_flight, count=count)), flush=True)
 
 
 if __name__ == "__main__":

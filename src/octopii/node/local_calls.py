@@ -89,9 +89,9 @@ class LocalCalls:
 
     def move(self, now: float) -> bool:
         """Let calls move: requests go to the replica at once, results to whoever waits. False when nothing moved."""
-        machine, moved = self._machine, False
-        while actions := machine.poll(now):
-            moved = True
+        machine, moved, again = self._machine, False, True
+        while again and (actions := machine.poll(now)):
+            moved, again = True, False
             for action in actions:
                 if isinstance(action, Send):
                     for request in action.requests:
@@ -103,6 +103,7 @@ class LocalCalls:
                     self._answer(action.call_id, action.error)
                 elif isinstance(action, Connect):
                     machine.connected(LOCAL, node_id=self._node_id, now=now)
+                    again = True  # what waited for the link can go now
         self.restless = False
         self.wake_at = machine.next_wake(now)
         return moved
