@@ -14,6 +14,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ import uvloop
 from octopii.config import parse_address
 from octopii.errors import CallTimeout, ConfigError, OctopiiError, RefusedError, ShuttingDown
 from octopii.node.gathering import Command, Gatherer
-from octopii.node.host import ThreadSink, settle
+from octopii.node.host import ThreadSink, settle, settle_failed, settle_one
 from octopii.node.operations import AsyncOperations, BlockingOperations, Kind, Operation, ask, value_of
 from octopii.node.security import make_context
 from octopii.node.transport import Connection, Frames, dial, explained, reason_of, unexpected
@@ -280,6 +281,10 @@ class _HereSink:
         """Resolve them now."""
         settle(waiters, results)
 
+    def fail(self, waiters: Sequence[object], errors: Sequence[BaseException]) -> None:
+        """Have them raise now."""
+        settle_failed(waiters, errors)
+
 
 _here = _HereSink()
 _threads = ThreadSink()
@@ -330,10 +335,9 @@ class Client(AsyncOperations):
     async def _run(self, operation: Operation[T], timeout: float | None) -> T:
         core, future = self._started(), asyncio.get_running_loop().create_future()
 
-        def resolve(result: object) -> None:
-            settle([future], [result])
-
-        call_id = core.begin(operation, self._settings.timeout if timeout is None else timeout, resolve)
+        call_id = core.begin(
+            operation, self._settings.timeout if timeout is None else timeout, partial(settle_one, _here, future)
+        )
         try:
             return operation.convert(await future)
         except asyncio.CancelledError:

@@ -20,7 +20,11 @@ class Sink(Protocol):
     """Where the results of some commands go."""
 
     def put(self, waiters: Sequence[object], results: Sequence[object]) -> None:
-        """Give each waiter its result: an answer, or an exception."""
+        """Give each waiter its result."""
+        ...
+
+    def fail(self, waiters: Sequence[object], errors: Sequence[BaseException]) -> None:
+        """Have each waiter raise its exception."""
         ...
 
 
@@ -132,7 +136,7 @@ def deliver(sink: Sink, waiters: Sequence[object], result: object) -> None:
         sink.put(waiters, result)
     else:
         assert isinstance(result, BaseException)
-        sink.put(waiters, [_again(result) for _ in waiters])
+        sink.fail(waiters, [_again(result) for _ in waiters])
 
 
 def _again(error: BaseException) -> BaseException:

@@ -10,6 +10,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar, cast
 
 import uvloop
@@ -34,13 +35,17 @@ shutdown_seconds = 5.0
 
 
 def settle(futures: Sequence[object], results: Sequence[object]) -> None:
-    """Resolve futures of the loop that this runs on; those that were cancelled meanwhile stay as they are."""
+    """Give futures of the loop that this runs on their results; those that were cancelled meanwhile stay so."""
     for future, result in zip(cast("Sequence[asyncio.Future[object]]", futures), results, strict=True):
         if not future.done():
-            if isinstance(result, BaseException):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
+            future.set_result(result)
+
+
+def settle_failed(futures: Sequence[object], errors: Sequence[BaseException]) -> None:
+    """Have futures of the loop that this runs on raise; those that were cancelled meanwhile stay so."""
+    for future, error in zip(cast("Sequence[asyncio.Future[object]]", futures), errors, strict=True):
+        if not future.done():
+            future.set_exception(error)
 
 
 class LoopSink:
@@ -51,7 +56,7 @@ class LoopSink:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
-        self._results: list[tuple[Sequence[object], Sequence[object]]] = []
+        self._settlements: list[Callable[[], None]] = []
         self._due = False
 
     @classmethod
@@ -65,7 +70,14 @@ class LoopSink:
 
     def put(self, waiters: Sequence[object], results: Sequence[object]) -> None:
         """From the node's thread: have the futures resolved soon."""
-        self._results.append((waiters, results))
+        self._soon(partial(settle, waiters, results))
+
+    def fail(self, waiters: Sequence[object], errors: Sequence[BaseException]) -> None:
+        """From the node's thread: have the futures raise soon."""
+        self._soon(partial(settle_failed, waiters, errors))
+
+    def _soon(self, settlement: Callable[[], None]) -> None:
+        self._settlements.append(settlement)
         if not self._due:
             self._due = True
             loop = self._loop()
@@ -73,13 +85,13 @@ class LoopSink:
                 try:
                     loop.call_soon_threadsafe(self._flush)
                 except RuntimeError:  # closed between the look and the call: nobody waits any more
-                    self._results.clear()
+                    self._settlements.clear()
 
     def _flush(self) -> None:
         self._due = False
-        batches, self._results = self._results, []
-        for futures, results in batches:
-            settle(futures, results)
+        settlements, self._settlements = self._settlements, []
+        for settlement in settlements:
+            settlement()
 
 
 class ThreadSink:
@@ -87,13 +99,26 @@ class ThreadSink:
 
     def put(self, waiters: Sequence[object], results: Sequence[object]) -> None:
         """From the node's thread: resolve the futures."""
-        for future, result in zip(waiters, results, strict=True):
-            assert isinstance(future, concurrent.futures.Future)
+        for future, result in zip(cast("Sequence[_ThreadFuture]", waiters), results, strict=True):
             if future.set_running_or_notify_cancel():
-                if isinstance(result, BaseException):
-                    future.set_exception(result)
-                else:
-                    future.set_result(result)
+                future.set_result(result)
+
+    def fail(self, waiters: Sequence[object], errors: Sequence[BaseException]) -> None:
+        """From the node's thread: have the futures raise."""
+        for future, error in zip(cast("Sequence[_ThreadFuture]", waiters), errors, strict=True):
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
+
+
+_ThreadFuture = concurrent.futures.Future[object]
+
+
+def settle_one(sink: Sink, waiter: object, result: object) -> None:
+    """Give one waiter its result, or have it raise."""
+    if isinstance(result, BaseException):
+        sink.fail([waiter], [result])
+    else:
+        sink.put([waiter], [result])
 
 
 class Host:
@@ -217,7 +242,7 @@ class Host:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[object] = loop.create_future()
         sink = LoopSink.of(loop)
-        started = self._hand_over(operation, timeout, lambda result: sink.put([future], [result]))
+        started = self._hand_over(operation, timeout, partial(settle_one, sink, future))
         try:
             return operation.convert(await future)
         except asyncio.CancelledError:
