@@ -1,7 +1,8 @@
 """Names what stops a whole process: one call into C that holds the interpreter stops every thread, the node's too.
 
 A node notices by a tick that comes late, when it is over. Which thread ran meanwhile, and where that thread is now (the
-call has just returned), names a large `json.dumps` or the like. How long the node's own thread waited for a processor
+call has just returned), names a large `json.dumps` or the like. So the first thing that a late tick does is to look
+where all threads are: whatever gives the interpreter away, like reading a file, lets them go on. How long the node's own thread waited for a processor
 tells an overloaded machine from that, and when nothing ran at all the process was stopped.
 """
 
@@ -40,6 +41,7 @@ class Watchdog:
 
     def ticked(self, late: float, now: float) -> None:
         """A tick has come, `late` seconds after its time; `now` is any monotonic clock."""
+        places = _places() if late >= self._least else {}
         before, self._used = self._used, processor_times()
         if late < self._least:
             return
@@ -51,7 +53,7 @@ class Watchdog:
         others, self._unsaid = self._unsaid, 0
         also = f" ({others} more since the last such line)" if others else ""
         logger.warning(
-            "node %d stood still for %.1f s: %s%s", self._node_id, late, _meanwhile(before, self._used), also
+            "node %d stood still for %.1f s: %s%s", self._node_id, late, _meanwhile(before, self._used, places), also
         )
 
 
@@ -75,8 +77,16 @@ def processor_times() -> dict[int, Times]:
     return times
 
 
-def _meanwhile(before: dict[int, Times], now: dict[int, Times]) -> str:
-    """What happened between two looks."""
+def _places() -> dict[int, str]:
+    """Where each thread is, by its identifier: function, file and line, in words."""
+    return {
+        thread: f"{frame.f_code.co_qualname} ({frame.f_code.co_filename}:{frame.f_lineno})"
+        for thread, frame in sys._current_frames().items()
+    }
+
+
+def _meanwhile(before: dict[int, Times], now: dict[int, Times], places: dict[int, str]) -> str:
+    """What happened between two looks, at the end of which the threads were at `places`."""
     ran = {thread: times.ran - before.get(thread, Times()).ran for thread, times in now.items()}
     own = threading.get_native_id()
     waited = now.get(own, Times()).waited - before.get(own, Times()).waited
@@ -87,16 +97,15 @@ def _meanwhile(before: dict[int, Times], now: dict[int, Times]) -> str:
         what = f"its own thread ran for {ran[own]:.1f} s"
     else:
         what = (
-            f"{_name_and_place(busiest)} ran for {ran[busiest]:.1f} s (one call into C that takes long stops every "
+            f"{_name_and_place(busiest, places)} ran for {ran[busiest]:.1f} s (one call into C that takes long stops every "
             "thread: work in pieces)"
         )
     return what if waited < least_run else f"{what}; waited {waited:.1f} s for a processor"
 
 
-def _name_and_place(native_id: int) -> str:
-    """A thread, and the line that it is in."""
+def _name_and_place(native_id: int, places: dict[int, str]) -> str:
+    """A thread, and the line that it was in."""
     thread = next((thread for thread in threading.enumerate() if thread.native_id == native_id), None)
-    frame = sys._current_frames().get(thread.ident) if thread is not None and thread.ident is not None else None
-    if thread is None or frame is None:
+    if thread is None or thread.ident not in places:
         return f"thread {native_id}"
-    return f"thread {thread.name}, in {frame.f_code.co_qualname} ({frame.f_code.co_filename}:{frame.f_lineno}),"
+    return f"thread {thread.name}, in {places[thread.ident]},"
