@@ -129,7 +129,7 @@ def test_nothing_is_acknowledged_before_it_is_on_a_majority_of_disks() -> None:
 
 
 def test_a_leaders_appends_go_out_before_it_writes(tmp_path: Path) -> None:
-    """Its followers write while it does: the messages come first, its own write and sync behind them (thesis, 10.2.1)."""
+    """Followers write while it does: messages first, then its own write and sync (thesis, section 10.2.1)."""
     cluster = Direct(tmp_path, [KvStateMachine() for _ in range(3)])
     leader = cluster.leader
     assert leader is not None

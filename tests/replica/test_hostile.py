@@ -5,8 +5,10 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from octopii.errors import WrongCluster
 from octopii.raft import ConfState, Message, MessageType, Snapshot, SnapshotMetadata
 from octopii.replica import writes
+from octopii.replica.founding import PeerFacts, max_strangers
 from octopii.replica.jobs import SnapshotView, SnapshotWritten
 from octopii.replica.snapshots import decode_manifest, encode_manifest
 from octopii.sim.cluster import config_of
@@ -123,6 +125,32 @@ def test_a_client_cannot_ask_for_more_than_is_kept_in_mind() -> None:
         refused = [reply[0] for reply in replies if reply]
         assert len(refused) > 900, what
         assert all(isinstance(reply, Failure) and reply.kind is FailureKind.OVERLOADED for reply in refused), what
+
+
+def test_strangers_without_number_are_not_remembered() -> None:
+    """Who comes under ever new ids leaves a bounded trace, and the members are not forgotten over it."""
+    cluster = Cluster(7)
+    cluster.settle()
+    node = cluster.followers[0]
+    replica = node.replica
+    members = set(replica.applying.roster.members) - {node.id}
+    for stranger in range(100, 1100):
+        facts = PeerFacts(
+            node_id=stranger, storage_id=b"s", cluster_id=b"other", address="127.0.0.1:1", last_index=0, last_term=0
+        )
+        replica.joining.met(facts)
+        replica.peer_refused(stranger, WrongCluster("another cluster"))
+        pulse = requests.Pulse(wall=1, disk_low=False, command_version=9, digest_index=stranger, digest=b"x" * 8)
+        replica.receive(stranger, pulse)
+        replica.receive(100, pulse)
+    assert members < set(replica.joining.peers)
+    assert 1099 in replica.joining.peers
+    assert len(replica.joining.peers) <= max_strangers + len(members)
+    assert len(replica.vitals._vitals) <= max_strangers + len(members)
+    assert len(replica.versions.reported) <= max_strangers + len(members)
+    assert len(replica.warnings) <= max_strangers
+    assert not any(member >= 100 for digests in replica.divergence._digests.values() for member in digests)
+    assert_all_well(cluster)
 
 
 def test_a_full_disk_that_stays_full_costs_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:

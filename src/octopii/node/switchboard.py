@@ -45,7 +45,6 @@ class Switchboard:
         self._loop = asyncio.get_running_loop()
         self._clients: set[Connection] = set()
         self._told_leader = (0, "")
-        self._seen_addresses: dict[int, str] = {}
         self._closing = False
         self.address = config.advertised_addr
         self._server = Server(
@@ -144,8 +143,6 @@ class Switchboard:
 
     def peer_arrived(self, hello: Hello) -> None:
         """Another node has connected: it is dialled as well, at the address that it names."""
-        if hello.address:
-            self._seen_addresses[hello.node_id] = hello.address
         self._compare_python(hello)
         self._tell(lambda: self._replica.joining.met(facts_of(hello)))
         self.keep_links()
@@ -179,6 +176,11 @@ class Switchboard:
         hello = self._replica.hello(role, target=target, python_minor=sys.version_info.minor)
         hello = msgspec.structs.replace(hello, address=self.address)
         return Handshake(hello, rules, dialer=dialer, max_frame_bytes=self._config.max_frame_bytes)
+
+    @property
+    def _seen_addresses(self) -> dict[int, str]:
+        """What the nodes that were here say of where they are."""
+        return {peer: facts.address for peer, facts in self._replica.joining.peers.items() if facts.address}
 
     def _address_of(self, peer: int, attempt: int) -> str:
         """Where to dial a peer: what the log says, what it says itself, and what the settings say, in turn."""

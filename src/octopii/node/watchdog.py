@@ -2,8 +2,9 @@
 
 A node notices by a tick that comes late, when it is over. Which thread ran meanwhile, and where that thread is now (the
 call has just returned), names a large `json.dumps` or the like. So the first thing that a late tick does is to look
-where all threads are: whatever gives the interpreter away, like reading a file, lets them go on. How long the node's own thread waited for a processor
-tells an overloaded machine from that, and when nothing ran at all the process was stopped.
+where all threads are: whatever gives the interpreter away, like reading a file, lets them go on. How long the node's
+own thread waited for a processor tells an overloaded machine from that, and when nothing ran at all the process was
+stopped.
 """
 
 import logging
@@ -97,8 +98,8 @@ def _meanwhile(before: dict[int, Times], now: dict[int, Times], places: dict[int
         what = f"its own thread ran for {ran[own]:.1f} s"
     else:
         what = (
-            f"{_name_and_place(busiest, places)} ran for {ran[busiest]:.1f} s (one call into C that takes long stops every "
-            "thread: work in pieces)"
+            f"{_name_and_place(busiest, places)} ran for {ran[busiest]:.1f} s "
+            "(one call into C that takes long stops every thread: work in pieces)"
         )
     return what if waited < least_run else f"{what}; waited {waited:.1f} s for a processor"
 

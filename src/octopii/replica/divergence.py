@@ -65,7 +65,7 @@ class Divergence:
 
     def heard(self, peer: int, index: int, digest: bytes) -> None:
         """A peer tells its newest digests."""
-        if index:
+        if index and peer in self._replica.applying.roster.members:
             self._note(peer, index, digest)
 
     def _note(self, member: int, index: int, digest: bytes) -> None:

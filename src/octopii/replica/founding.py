@@ -67,6 +67,11 @@ def facts_of(hello: Hello) -> PeerFacts:
     )
 
 
+max_strangers = 64
+"""Nodes that are neither members nor configured and of which something is remembered. Without TLS anybody may come as
+one; those that are not connected are forgotten first."""
+
+
 class Joining:
     """The meeting part of one replica."""
 
@@ -81,11 +86,28 @@ class Joining:
     def met(self, facts: PeerFacts) -> None:
         """A handshake with a peer succeeded."""
         replica = self._replica
+        self.peers.pop(facts.node_id, None)
         self.peers[facts.node_id] = facts
+        self._forget_strangers()
         replica.warnings.pop(f"refused-by-{facts.node_id}", None)
         self._tell_founding(facts)
         if replica.leadership.is_leader:
             self._learn_about(facts)
+
+    def _forget_strangers(self) -> None:
+        """Keep to the limit on those who have no business here, or not yet."""
+        replica = self._replica
+        if len(self.peers) <= max_strangers:
+            return
+        known = replica.applying.roster.members.keys() | replica.config.peers.keys() | set(replica.raft.peers())
+        strangers = [peer for peer in self.peers if peer not in known]
+        if len(strangers) > max_strangers:
+            oldest = next((peer for peer in strangers if peer not in replica.connected), strangers[0])
+            del self.peers[oldest]
+            replica.vitals.forget(oldest)
+            replica.versions.lost(oldest)
+            for about in ("refused-by", "python"):
+                replica.warnings.pop(f"{about}-{oldest}", None)
 
     def heard(self, peer: int, cluster_id: bytes) -> None:
         """A peer says which cluster it belongs to by now."""

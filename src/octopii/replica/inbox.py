@@ -30,6 +30,8 @@ class Inbox:
         if isinstance(message, Message):
             self._receive_raft(peer, message)
         elif isinstance(message, requests.Pulse):
+            if peer not in replica.joining.peers:
+                return  # one stranger too many, that was forgotten
             replica.vitals.heard(peer, wall=message.wall, disk_low=message.disk_low, now=replica.now)
             replica.joining.heard(peer, message.cluster_id)
             replica.quarantine.heard(peer, message)
