@@ -45,7 +45,7 @@ demo: .venv/.ready
 	@$(BIN)/octopii demo $(ARGS)
 
 test: .venv/.ready
-	$(BIN)/python -m pytest -n 2 -m 'not heavy' $(seed_option) $(ARGS)
+	$(BIN)/python -m pytest -n 3 -m 'not heavy' $(seed_option) $(ARGS)
 
 check: .venv/.ready
 	$(BIN)/ruff format --check .

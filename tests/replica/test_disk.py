@@ -1,15 +1,11 @@
 """Disks that are full, or hang."""
 
-from pathlib import Path
-
 from octopii.errors import DiskFull
-from octopii.machines import KvStateMachine
 from octopii.raft import Message
 from octopii.walrus.faults import survive_none
 from octopii.wire.codec import CallGroup
 from octopii.wire.requests import Propose
 from tests.replica.clusters import KIB, Cluster, Node
-from tests.replica.direct import ORIGIN, Direct
 
 
 def fill(node: Node, left: int = 0) -> None:
@@ -128,14 +124,15 @@ def test_nothing_is_acknowledged_before_it_is_on_a_majority_of_disks() -> None:
     cluster.check()
 
 
-def test_a_leaders_appends_go_out_before_it_writes(tmp_path: Path) -> None:
+def test_a_leaders_appends_go_out_before_it_writes() -> None:
     """Followers write while it does: messages first, then its own write and sync (thesis, section 10.2.1)."""
-    cluster = Direct(tmp_path, [KvStateMachine() for _ in range(3)])
-    leader = cluster.leader
-    assert leader is not None
+    cluster = Cluster(14)
+    cluster.write(cluster.client(), 3)
+    cluster.settle()
+    leader = cluster.wait_for_leader()
     replica, last = leader.replica, leader.replica.store.last_index()
-    group = CallGroup(session=cluster.session, first=0, acked=0, commands=[b"SET key value"])
-    replica.request(ORIGIN, Propose(1, group))
+    group = CallGroup(session=1, first=0, acked=0, commands=[b"SET key value"])
+    replica.request("the test", Propose(1, group))
     work = replica.poll()
     sent = [output for outputs in work.messages.values() for output in outputs if isinstance(output, Message)]
     assert [[entry.index for entry in message.entries] for message in sent] == [[last + 1], [last + 1]]
@@ -143,9 +140,9 @@ def test_a_leaders_appends_go_out_before_it_writes(tmp_path: Path) -> None:
     work = replica.poll()
     assert (work.messages, work.more, replica.store.last_index()) == ({}, False, last + 1)
     assert work.sync is not None
-    work.sync.run()
-    replica.sync_done(work.sync)
-    cluster.close()
+    leader.crash(survive_none)
+    cluster.recover()
+    cluster.check()
 
 
 def test_a_follower_acknowledges_nothing_before_it_is_on_its_disk() -> None:
