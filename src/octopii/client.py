@@ -317,7 +317,6 @@ class Client(AsyncOperations):
         )
         self._core: ClientCore | None = None
         self._closed = False
-        self._begin_one = self._begin
 
     def _started(self) -> ClientCore:
         if self._closed:
@@ -326,7 +325,7 @@ class Client(AsyncOperations):
             self._core = ClientCore(self._settings)
         return self._core
 
-    def _begin(self, kind: Kind, command: bytes, timeout: float | None) -> "asyncio.Future[Answer]":
+    def _begin_one(self, kind: Kind, command: bytes, timeout: float | None) -> "asyncio.Future[Answer]":
         core = self._started()
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         core.push((kind, self._settings.timeout if timeout is None else timeout, _here, command, future))

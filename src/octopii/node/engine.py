@@ -208,9 +208,8 @@ class Engine:
     def _carry_out(self, work: Work, now: float) -> None:
         for peer, outputs in work.messages.items():
             self.board.send(peer, outputs, now)
-        if (
-            work.sync is not None
-        ):  # before the jobs: its thread needs the interpreter briefly, that of the jobs for long
+        # The sync comes before the jobs: its thread needs the interpreter for a moment, that of the jobs for long.
+        if work.sync is not None:
             self._sync_began, self._syncing = now, True
             self._sync_threads.submit(
                 work.sync, lambda ticket, error: self._from_thread(lambda: self._sync_done(ticket, error))

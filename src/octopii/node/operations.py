@@ -162,11 +162,11 @@ def remove_node(node_id: int) -> MemberChange:
 class AsyncOperations:
     """Calls for asyncio. All take `timeout` in seconds (None: `call_timeout` of the settings)."""
 
-    async def _run(self, operation: Operation[T], timeout: float | None) -> T:
-        raise NotImplementedError
-
     _begin_one: Callable[[Kind, bytes, float | None], "asyncio.Future[Answer]"]
     """Begins one proposal or query; those that come together share an entry, or a read."""
+
+    async def _run(self, operation: Operation[T], timeout: float | None) -> T:
+        raise NotImplementedError
 
     async def propose(self, command: bytes | str, *, since: int = 1, timeout: float | None = None) -> bytes:
         """Replicate one command and return what `apply` returned, applied exactly once.
