@@ -269,6 +269,15 @@ class Cluster:
             yield 1.0
             self.retire(node)
 
+    def swapping(self, node: Node, gone: int) -> Errand:
+        """Bring a machine in and take another one out, in one change that is asked for once."""
+        add = MemberChange(operation=MemberOperation.ADD_LEARNER, node_id=node.id, address=node.address)
+        remove = MemberChange(operation=MemberOperation.REMOVE, node_id=gone)
+        asked = yield ChangeMembership(0, [add, remove])
+        assert asked is not None
+        if isinstance(asked.error, OutcomeUnknown):
+            yield request_timeout  # it may come about yet, and until then no disk is to be lost
+
     def give_up(self, node: Node) -> None:
         """The disk of a machine is no use any more: bring in another one, then take it out."""
         if node.id in self.lost:

@@ -16,7 +16,6 @@ from octopii.sim.plan import KIB, Fault
 from octopii.sim.victims import NOT_NOW, End, choose, nothing, rng_of, up
 from octopii.walrus.faults import survive_all, survive_randomly
 from octopii.wire import requests
-from octopii.wire.requests import MemberChange, MemberOperation
 
 isolated_seconds = 2.0
 """How long a slow leader is alone: several election timeouts of the others."""
@@ -301,6 +300,12 @@ def may_lose_one(cluster: Cluster) -> bool:
     )
 
 
+def may_do_without(cluster: Cluster, member: int) -> bool:
+    """Whether a member may leave: of the voters that stay, a majority have disks that are to be trusted."""
+    rest = set(cluster.voters()) - {member}
+    return 2 * len(rest - cluster.at_risk) > len(rest)
+
+
 # --- what operators do ------------------------------------------------------------------------------------------
 
 
@@ -317,7 +322,10 @@ def remove_member(cluster: Cluster, fault: Fault) -> End:
     members = cluster.members()
     if len(cluster.voters()) < 2 or cluster.lost:
         return NOT_NOW
-    cluster.send(cluster.leaving(members[int(fault.pick * len(members))]))
+    gone = members[int(fault.pick * len(members))]
+    if not may_do_without(cluster, gone):
+        return NOT_NOW
+    cluster.send(cluster.leaving(gone))
     return nothing
 
 
@@ -326,11 +334,10 @@ def replace_member(cluster: Cluster, fault: Fault) -> End:
     members = cluster.members()
     if len(cluster.voters()) < 2 or len(cluster.nodes) >= max_nodes or cluster.lost:
         return NOT_NOW
-    node = cluster.add()
     gone = members[int(fault.pick * len(members))]
-    add = MemberChange(operation=MemberOperation.ADD_LEARNER, node_id=node.id, address=node.address)
-    remove = MemberChange(operation=MemberOperation.REMOVE, node_id=gone)
-    cluster.ask(requests.ChangeMembership(0, [add, remove]))
+    if not may_do_without(cluster, gone):
+        return NOT_NOW
+    cluster.send(cluster.swapping(cluster.add(), gone))
     return nothing
 
 
