@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ from octopii.errors import (
     UnknownFormatError,
     WalrusError,
 )
-from octopii.walrus import AtLeastOnce, Log, NoFsync, Walrus
+from octopii.walrus import AtLeastOnce, Log, Milliseconds, NoFsync, StrictlyAtOnce, SyncEach, Walrus
 from octopii.walrus.memory_vfs import MemoryFileSystem, Operation
 from octopii.walrus.record import format_version
 
@@ -397,15 +398,44 @@ def test_closed_log() -> None:
         ({"block_bytes": 1 << 24}, "block_bytes"),
         ({"segment_blocks": 0}, "segment_blocks"),
         ({"max_entry_bytes": 0}, "max_entry_bytes"),
+        ({"block_bytes": 4096.0}, "block_bytes"),
+        ({"block_bytes": "64k"}, "block_bytes"),
+        ({"segment_blocks": True}, "segment_blocks"),
+        ({"segment_blocks": (1 << 20) + 1}, "segment_blocks"),
+        ({"max_entry_bytes": None}, "max_entry_bytes"),
+        ({"max_entry_bytes": (1 << 31) + 1}, "max_entry_bytes"),
+        ({"fsync_schedule": SyncEach}, "fsync_schedule"),
+        ({"fsync_schedule": Milliseconds}, "fsync_schedule"),
+        ({"fsync_schedule": "sync-each"}, "fsync_schedule"),
+        ({"fsync_schedule": 20}, "fsync_schedule"),
+        ({"consistency": StrictlyAtOnce}, "consistency"),
+        ({"consistency": "strictly"}, "consistency"),
+        ({"consistency": 5}, "consistency"),
     ],
 )
-def test_impossible_settings(settings: dict[str, int], field: str) -> None:
-    """A setting that can't be is a `ConfigError` that names it, before anything is made."""
+@pytest.mark.parametrize("kind", [Log, Walrus])
+def test_impossible_settings(kind: type[Log] | type[Walrus], settings: dict[str, Any], field: str) -> None:
+    """A setting that can't be is a `ConfigError` that names it and shows the value, before anything is made."""
     system = MemoryFileSystem()
     with pytest.raises(ConfigError) as caught:
-        Log(folder, vfs=system, **settings)  # type: ignore[arg-type]
+        kind(folder, vfs=system, **settings)
     assert caught.value.field == field
+    assert str(caught.value).startswith(f"{field} has to be ")
+    assert repr(settings[field]) in str(caught.value)
     assert not system.exists(folder)
+
+
+@pytest.mark.parametrize("path", ["", None, 5, b"log"])
+def test_what_names_no_folder_is_refused(path: Any) -> None:
+    """What is neither a string nor a path object is a `ConfigError`, not a folder of a strange name."""
+    with pytest.raises(ConfigError, match=r"path has to be a string or a path object that names a folder, not "):
+        Walrus(path, vfs=MemoryFileSystem())
+
+
+def test_a_path_object_names_a_folder(tmp_path: Path) -> None:
+    """`pathlib` paths are taken, and `path` is then the string."""
+    with Walrus(tmp_path / "log") as log:
+        assert log.path == str(tmp_path / "log")
 
 
 @pytest.mark.parametrize("every", [0, -1, True, 1.5])

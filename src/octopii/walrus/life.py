@@ -1,30 +1,33 @@
 """What a log's life consists of: opening, syncs, failing, closing. `walrus.Log` adds what is done in between."""
 
+import os
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Final, Literal, NoReturn, Self
+from typing import Literal, NoReturn, Self
 
 import msgspec
 from xxhash import xxh3_64_digest
 
 from octopii.durability import FsyncSchedule, NoFsync, SyncEach
-from octopii.errors import ConfigError, LogClosed, LogInUse, LogPoisoned
+from octopii.errors import LogClosed, LogInUse, LogPoisoned
 from octopii.walrus import opening, superblock
 from octopii.walrus.catalog import Catalog
 from octopii.walrus.cursors import Consistency, Cursors, StrictlyAtOnce
 from octopii.walrus.opening import Loaded
 from octopii.walrus.reader import Reader
 from octopii.walrus.segment import SegmentStore
+from octopii.walrus.settings import (
+    check_settings,
+    default_block_bytes,
+    default_max_entry_bytes,
+    default_segment_blocks,
+)
 from octopii.walrus.superblock import SegmentFacts, Superblock
 from octopii.walrus.ticket import SyncTicket
 from octopii.walrus.topic import Topic
 from octopii.walrus.vfs import FileSystem, RealFileSystem
 from octopii.walrus.writer import Writer, mapped_bytes
-
-default_block_bytes: Final = 64 * 1024
-default_segment_blocks: Final = 1024  # 64 MiB
-default_max_entry_bytes: Final = 64 << 20
 
 
 def _fail_reentrant() -> None:
@@ -36,7 +39,7 @@ class LogLife:
 
     def __init__(
         self,
-        path: str,
+        path: str | os.PathLike[str],
         *,
         vfs: FileSystem | None = None,
         consistency: Consistency | None = None,
@@ -45,12 +48,17 @@ class LogLife:
         block_bytes: int = default_block_bytes,
         segment_blocks: int = default_segment_blocks,
     ) -> None:
-        opening.check_geometry(block_bytes, segment_blocks)
-        if not 1 <= max_entry_bytes <= 1 << 31:
-            raise ConfigError(f"max_entry_bytes is 1 to 2 GiB, not {max_entry_bytes}", field="max_entry_bytes")
-        self.path = path
         self.fsync_schedule = fsync_schedule if fsync_schedule is not None else SyncEach()
         self.consistency = consistency if consistency is not None else StrictlyAtOnce()
+        check_settings(
+            path,
+            consistency=self.consistency,
+            fsync_schedule=self.fsync_schedule,
+            max_entry_bytes=max_entry_bytes,
+            block_bytes=block_bytes,
+            segment_blocks=segment_blocks,
+        )
+        self.path = path = os.fspath(path)
         self.max_entry_bytes = max_entry_bytes
         # One token: who holds it may touch the log. An append takes it by itself, since a lock would cost a third as
         # much as the append; for other methods `sync.Walrus` does. Without threads nobody ever waits.

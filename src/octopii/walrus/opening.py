@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 from xxhash import xxh3_64_digest
 
-from octopii.errors import ConfigError, CorruptLogError
+from octopii.errors import CorruptLogError
 from octopii.walrus import superblock
 from octopii.walrus.catalog import Saved, catalog_number
 from octopii.walrus.reader import Reader
@@ -19,7 +19,6 @@ from octopii.walrus.record import (
     check_table,
     encode_slot,
     free_slot,
-    largest_block_bytes,
     owners,
     slot_bytes,
 )
@@ -44,16 +43,6 @@ class Loaded(msgspec.Struct):
     recoveries: list[TopicRecovery]
     strangers: list[Place]  # blocks of topics that the catalog does not know
     moved: list[tuple[Topic, str]]  # cursors that stand elsewhere than the catalog's last record says
-
-
-def check_geometry(block_bytes: int, segment_blocks: int) -> None:
-    """Raises `ConfigError` for a geometry that can't be."""
-    if block_bytes % 512 or not 512 <= block_bytes < largest_block_bytes:
-        raise ConfigError(
-            f"block_bytes is a multiple of 512 from 512 to 16 MiB, not {block_bytes}", field="block_bytes"
-        )
-    if not 1 <= segment_blocks <= 1 << 20:
-        raise ConfigError(f"segment_blocks is 1 to 1048576, not {segment_blocks}", field="segment_blocks")
 
 
 def find_superblock(vfs: FileSystem, folder: str) -> tuple[Superblock, bool] | None:

@@ -6,6 +6,7 @@ fdatasync. A background thread syncs for `Milliseconds`, and under every schedul
 vouch for the last records of a log that has gone idle.
 """
 
+import os
 import threading
 from collections.abc import Sequence
 from types import TracebackType
@@ -14,8 +15,8 @@ from typing import Final, Literal
 from octopii.durability import FsyncSchedule, Milliseconds, NoFsync, SyncEach
 from octopii.errors import WalrusError
 from octopii.walrus.cursors import Consistency
-from octopii.walrus.life import default_block_bytes, default_max_entry_bytes, default_segment_blocks
 from octopii.walrus.reader import Entry
+from octopii.walrus.settings import default_block_bytes, default_max_entry_bytes, default_segment_blocks
 from octopii.walrus.ticket import SyncTicket
 from octopii.walrus.verify import Damage, Report
 from octopii.walrus.vfs import Buffer, FileSystem
@@ -27,13 +28,14 @@ _idle_seconds: Final = 1.0  # without a write for so long, the marks are written
 class Walrus:
     """A topic-based write-ahead log in a folder, shared by the threads of one process.
 
-    Opening raises `LogInUse`, `CorruptLogError`, `UnknownFormatError`, `ConfigError`, and `OSError` where the folder
-    can't be made or written. `block_bytes` and `segment_blocks` count only when the folder is new.
+    Opening raises `ConfigError` for an argument that can't be, before anything is made on disk; `LogInUse`,
+    `CorruptLogError`, `UnknownFormatError`, and `OSError` where the folder can't be made or written.
+    `block_bytes` and `segment_blocks` count only when the folder is new.
     """
 
     def __init__(
         self,
-        path: str,
+        path: str | os.PathLike[str],
         *,
         consistency: Consistency | None = None,
         fsync_schedule: FsyncSchedule | None = None,
@@ -52,7 +54,7 @@ class Walrus:
             block_bytes=block_bytes,
             segment_blocks=segment_blocks,
         )
-        self.path = path
+        self.path = self._log.path
         self.fsync_schedule = schedule
         self._syncs_each = isinstance(schedule, SyncEach)
         self._lock = _Turn(self._log)
