@@ -9,6 +9,7 @@ from octopii.raft import ChangeRefused, MembershipChange, Role
 from octopii.replica.replica import Replica
 from octopii.sim.cluster import config_of
 from octopii.walrus.faults import survive_none
+from octopii.walrus.memory_vfs import MemoryFileSystem
 from octopii.wire import requests
 from octopii.wire.requests import MemberChange, MemberOperation
 from tests.replica.clusters import Cluster, Node
@@ -289,6 +290,25 @@ def test_a_folder_that_a_node_may_not_use_is_given_back() -> None:
             )
     node.start()
     assert node.up
+
+
+def test_another_state_machine_than_before_is_named() -> None:
+    """A folder knows whose state it holds: a slip is said at once, a new name once, and nothing where it fits."""
+    system = MemoryFileSystem()
+
+    def warned(machine: str) -> str:
+        replica = Replica(
+            config_of(1, 1), vfs=system, rng=random.Random(1), now=0.0, wall=0, random_id=bytes(16), machine=machine
+        )
+        said = replica.warnings.get("machine", "")
+        replica.close()
+        return said
+
+    assert [warned(""), warned("Queue"), warned("Queue"), warned("")] == [""] * 4
+    said = warned("KvStateMachine")
+    assert "was run by the state machine Queue" in said
+    assert "now KvStateMachine runs it" in said
+    assert warned("KvStateMachine") == ""
 
 
 @pytest.mark.parametrize("seed", range(40))

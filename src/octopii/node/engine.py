@@ -61,6 +61,7 @@ class Engine:
             wall=time.time_ns(),
             random_id=secrets.token_bytes(16),
             command_version=applier.command_version,
+            machine=type(machine).__qualname__,
         )
         self.calls = LocalCalls(config, rng=rng, request=lambda request: self.replica.request(LOCAL, request))
         self.board = Switchboard(config, self.replica, rng=rng, wake=self.wake, fail=self._broken)

@@ -16,7 +16,7 @@ while the next change has already been committed by the new one.
 import msgspec
 
 from octopii.config import Config
-from octopii.errors import ConfigError, RefusedError
+from octopii.errors import ConfigError, LogFull, RefusedError
 from octopii.raft import ConfState
 from octopii.replica.records import last_record
 from octopii.replica.roster import Roster
@@ -37,12 +37,16 @@ class Held(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Identity(msgspec.Struct, array_like=True, frozen=True):
-    """What the topic `identity` says; `cluster_id` is empty while the node belongs to no cluster."""
+    """What the topic `identity` says; `cluster_id` is empty while the node belongs to no cluster.
+
+    `machine` is the name of the class whose state the log is, as of the last start; empty where nobody has said.
+    """
 
     node_id: int
     storage_id: bytes
     cluster_id: bytes = b""
     held: Held | None = None
+    machine: str = ""
 
 
 class Membership(msgspec.Struct, array_like=True, frozen=True):
@@ -96,6 +100,26 @@ class IdentityStore:
     def empty(self) -> bool:
         """Whether the node belongs to no cluster yet."""
         return not self.identity.cluster_id
+
+    def run_by(self, machine: str) -> str:
+        """Note the state machine's class from now on; returns what is to be said if it was another at the last start.
+
+        It may be the same one under a new name, or a slip that costs the state with the next snapshot.
+        """
+        before = self.identity.machine
+        if machine in ("", before):
+            return ""
+        try:
+            self._save_identity(msgspec.structs.replace(self.identity, machine=machine))
+        except LogFull:
+            return ""  # the next start says it
+        if not before:
+            return ""
+        return (
+            f"the folder {self._walrus.path} of node {self.identity.node_id} was run by the state machine {before}, "
+            f"and now {machine} runs it: unless that is its new name, stop the node at once, and start it with "
+            f"{before} (--machine)"
+        )
 
     def forget_membership(self) -> None:
         """Begin anew: nothing that was written counts, because the node never came to belong to a cluster."""

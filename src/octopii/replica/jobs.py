@@ -115,7 +115,10 @@ class Cause(enum.Enum):
     TROUBLE = "restart it, or see --skip-index if it happens on every node"
     VERSION = "start a newer program on this node"
     SNAPSHOT = "start it with the machine, and the version of it, that wrote the snapshot"
-    DIVERGENCE = "find out what in the state machine differs between nodes; see --on-divergence=resync"
+    DIVERGENCE = (
+        "find out what in the state machine differs between nodes (do all run the same --machine?); "
+        "see --on-divergence=resync"
+    )
 
 
 class LocalFailure(msgspec.Struct, frozen=True):

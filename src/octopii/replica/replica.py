@@ -100,12 +100,13 @@ class Replica:
         wall: int,
         random_id: bytes,
         command_version: int = 1,
+        machine: str = "",
         block_bytes: int = log_block_bytes,
         segment_blocks: int = log_segment_blocks,
     ) -> None:
         """Open the node's folder; `random_id` is 16 bytes that become the storage id of a new folder.
 
-        `command_version` is that of the machine whose applier does the jobs.
+        `command_version` is that of the machine whose applier does the jobs, `machine` the name of its class.
         `block_bytes` and `segment_blocks` are the log's geometry and count only in a new folder.
 
         Raises `ConfigError` for another node's folder, `CorruptLogError` for a damaged one, `LogInUse`, `OSError`.
@@ -163,6 +164,8 @@ class Replica:
             self.connected: set[int] = set()
             self._stamp = 0
             self._entry: bytes | None = None  # packed, and not yet taken by the Raft core
+            if changed := self.identity.run_by(machine):
+                self.warn("machine", changed)
             self._open()
         except BaseException:
             log.close()
