@@ -24,7 +24,7 @@ from octopii.config import parse_address
 from octopii.errors import CallTimeout, ConfigError, OctopiiError, RefusedError, ShuttingDown
 from octopii.node.gathering import Command, Gatherer
 from octopii.node.host import ThreadSink, settle, settle_failed, settle_one
-from octopii.node.operations import AsyncOperations, BlockingOperations, Kind, Operation, ask, value_of
+from octopii.node.operations import AsyncOperations, BlockingOperations, Kind, Operation, ask, seconds_of, value_of
 from octopii.node.security import make_context
 from octopii.node.transport import Connection, Frames, dial, explained, reason_of, unexpected
 from octopii.wire import requests
@@ -328,14 +328,16 @@ class Client(AsyncOperations):
     def _begin_one(self, kind: Kind, command: bytes, timeout: float | None) -> "asyncio.Future[Answer]":
         core = self._started()
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        core.push((kind, self._settings.timeout if timeout is None else timeout, _here, command, future))
+        core.push((kind, self._settings.timeout if timeout is None else seconds_of(timeout), _here, command, future))
         return future
 
     async def _run(self, operation: Operation[T], timeout: float | None) -> T:
         core, future = self._started(), asyncio.get_running_loop().create_future()
 
         call_id = core.begin(
-            operation, self._settings.timeout if timeout is None else timeout, partial(settle_one, _here, future)
+            operation,
+            self._settings.timeout if timeout is None else seconds_of(timeout),
+            partial(settle_one, _here, future),
         )
         try:
             return operation.convert(await future)
@@ -414,7 +416,7 @@ class BlockingClient(BlockingOperations):
 
     def _run(self, operation: Operation[T], timeout: float | None) -> T:
         loop, core = self._start()
-        seconds = self._settings.timeout if timeout is None else timeout
+        seconds = self._settings.timeout if timeout is None else seconds_of(timeout)
         future: concurrent.futures.Future[object] = concurrent.futures.Future()
 
         def resolve(result: object) -> None:
@@ -433,7 +435,7 @@ class BlockingClient(BlockingOperations):
 
     def _run_one(self, kind: Kind, command: bytes, timeout: float | None) -> bytes:
         loop, core = self._start()
-        seconds = self._settings.timeout if timeout is None else timeout
+        seconds = self._settings.timeout if timeout is None else seconds_of(timeout)
         future: concurrent.futures.Future[Answer] = concurrent.futures.Future()
         loop.call_soon_threadsafe(core.push, (kind, seconds, _threads, command, future))
         try:

@@ -1,5 +1,6 @@
 """The demo shows what it says, would say so if it were otherwise, and leaves nothing behind."""
 
+import asyncio
 import os
 import re
 import signal
@@ -7,7 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from octopii.cli import demo
 from octopii.cli.demo import compare
 from tests.cli.processes import OCTOPII, patience_seconds
 
@@ -52,6 +55,32 @@ def test_the_demo_ends_well(tmp_path: Path) -> None:
     assert "\x1b" not in shown
     assert list(tmp_path.iterdir()) == []
     assert processes_of(tmp_path) == []
+
+
+def test_the_books_are_compared_only_when_all_nodes_have_every_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was seen while customers still wrote says nothing of the end: the nodes are asked anew until they agree."""
+    examples = Path(__file__).parents[2] / "examples"
+    monkeypatch.syspath_prepend(str(examples))
+    seen = [{1: 50, 2: 40}, {1: 50, 2: 50}]
+
+    async def main() -> None:
+        story = demo.Story(tmp_path, examples, Console(quiet=True), seconds=0.5)
+        nodes = story._cluster.nodes
+        del nodes[3]
+        for node in nodes.values():
+            node.answers, node.facts = True, {"last_index": 30, "applied": 30}
+
+        async def look() -> None:
+            for node_id, applied in seen.pop(0).items():
+                nodes[node_id].facts = {"last_index": 50, "applied": applied}
+
+        monkeypatch.setattr(story._cluster, "look", look)
+        await story._finish(asyncio.create_task(asyncio.sleep(60)))
+
+    asyncio.run(main())
+    assert seen == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -305,6 +305,34 @@ def test_what_can_be_refused_at_once_is(tmp_path: Path) -> None:
     asyncio.run(play())
 
 
+@pytest.mark.parametrize(("timeout", "error"), [("5", TypeError), (True, TypeError), (float("nan"), ValueError)])
+def test_a_timeout_that_is_no_number_is_refused_and_harms_nobody(
+    tmp_path: Path, timeout: Any, error: type[Exception]
+) -> None:
+    """It is an error of that call alone: those beside it, of a node or a client, go on."""
+
+    async def ask(calls: OctopiiNode | Client) -> None:
+        wrong = [calls.propose(b"x", timeout=timeout), calls.query(b"", timeout=timeout)]
+        right = calls.propose(b"x", timeout=patience)
+        *refused, answer = await asyncio.gather(*wrong, right, return_exceptions=True)
+        with pytest.raises(error):
+            await calls.read_index(timeout=timeout)
+        assert [type(each) for each in refused] == [error] * 2
+        assert isinstance(answer, bytes)
+
+    async def main() -> None:
+        async with running(tmp_path, 1, machine=Gate) as cluster:
+            node = await cluster.leader()
+            await ask(node)
+            async with Client(node.address) as client:
+                await ask(client)
+            with BlockingClient(node.address) as plain, pytest.raises(error):
+                plain.propose(b"x", timeout=timeout)
+            assert node.failure is None
+
+    asyncio.run(main())
+
+
 def test_a_port_or_folder_in_use_is_an_error_of_the_start(tmp_path: Path) -> None:
     """The second node on a port gets `OSError`, in a folder `LogInUse`; the first goes on, and nothing is left over."""
 

@@ -1,13 +1,17 @@
 """Single commands that come together: cut into calls, in order and within limits, each answered for itself."""
 
+import gc
 import itertools
 import random
+import weakref
 from collections.abc import Sequence
 
 import pytest
+import uvloop
 
 from octopii.errors import NotApplied, OctopiiError, ShuttingDown
 from octopii.node.gathering import Command, Gatherer
+from octopii.node.host import LoopSink
 from octopii.node.operations import Kind, kind_of_proposal, kind_of_query
 from octopii.wire.call import CallLimits, CallMachine, Fail, Resolve
 from octopii.wire.courier import Send
@@ -175,3 +179,35 @@ def test_what_waits_can_be_given_up() -> None:
     bench.gatherer.give_up(error)
     assert [str(result) for result in sink.results.values()] == [str(error)] * 2
     assert not bench.gatherer.waiting
+
+
+def test_what_is_wrong_with_one_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that nobody expected reaches the commands that met it, and those behind them wait on."""
+    bench, sink = Bench(), Heard()
+    for command in _commands([(None, 1.0), (None, 1.0), (KINDS[2], 1.0), (None, 1.0)], sink):
+        bench.gatherer.push(command)
+
+    def refuse(*_arguments: object, **_more: object) -> int:
+        raise ValueError("a fault of our own")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.machine, "query", refuse)
+        with pytest.raises(ValueError, match="a fault of our own"):
+            bench.start()
+    assert isinstance(sink.results[2], ValueError)
+    assert bench.start() == [1]
+    bench.finish()
+    assert [sink.results[number] for number in (0, 1, 3)] == [b"command 0", b"command 1", b"command 3"]
+
+
+def test_a_closed_loop_is_let_go_with_what_was_to_come() -> None:
+    """Results that come for a loop that has ended keep neither it nor its futures in memory."""
+    loop = uvloop.new_event_loop()
+    sink = LoopSink.of(loop)
+    sink.put([loop.create_future()], [b"never read"])
+    loop.close()
+    sink.put([loop.create_future()], [b"too late"])
+    gone = weakref.ref(loop)
+    del loop, sink
+    gc.collect()
+    assert gone() is None

@@ -8,7 +8,7 @@ import pytest
 from octopii.errors import WrongCluster
 from octopii.raft import ConfState, Message, MessageType, Snapshot, SnapshotMetadata
 from octopii.replica import writes
-from octopii.replica.founding import PeerFacts, max_strangers
+from octopii.replica.founding import PeerFacts
 from octopii.replica.jobs import SnapshotView, SnapshotWritten
 from octopii.replica.snapshots import decode_manifest, encode_manifest
 from octopii.sim.cluster import config_of
@@ -129,7 +129,7 @@ def test_a_client_cannot_ask_for_more_than_is_kept_in_mind() -> None:
 
 def test_strangers_without_number_are_not_remembered() -> None:
     """Who comes under ever new ids leaves a bounded trace, and the members are not forgotten over it."""
-    cluster = Cluster(7)
+    cluster = Cluster(7, max_connections=64)
     cluster.settle()
     node = cluster.followers[0]
     replica = node.replica
@@ -145,12 +145,30 @@ def test_strangers_without_number_are_not_remembered() -> None:
         replica.receive(100, pulse)
     assert members < set(replica.joining.peers)
     assert 1099 in replica.joining.peers
-    assert len(replica.joining.peers) <= max_strangers + len(members)
-    assert len(replica.vitals._vitals) <= max_strangers + len(members)
-    assert len(replica.versions.reported) <= max_strangers + len(members)
-    assert len(replica.warnings) <= max_strangers
+    assert len(replica.joining.peers) == 64
+    assert len(replica.vitals._vitals) <= 64
+    assert len(replica.versions.reported) <= 64
+    assert len(replica.warnings) <= 64
     assert not any(member >= 100 for digests in replica.divergence._digests.values() for member in digests)
     assert_all_well(cluster)
+
+
+def test_who_leads_is_not_forgotten_over_strangers_that_stay() -> None:
+    """To an empty node its leader is a stranger among strangers, and the newest to come is remembered in any case."""
+    cluster = Cluster(8, max_connections=16)
+    node = cluster.followers[0]
+    replica = node.replica
+    replica.applying.roster.members.clear()
+    replica.raft.peers = list  # type: ignore[method-assign]
+    for stranger in range(100, 140):
+        facts = PeerFacts(
+            node_id=stranger, storage_id=b"s", cluster_id=b"", address="127.0.0.1:1", last_index=0, last_term=0
+        )
+        replica.connected.add(stranger)
+        replica.joining.met(facts)
+        assert stranger in replica.joining.peers
+    assert replica.leadership.leader in replica.joining.peers
+    assert len(replica.joining.peers) <= 17
 
 
 def test_a_full_disk_that_stays_full_costs_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,7 +186,7 @@ class Story:
                 await self._start(others)
                 victim = await self._kill_leader()
                 await self._bring_back(victim)
-                await self._finish(others[1:])
+                await self._finish(*others)
             return await self._judge()
         except TimeoutError:
             for node in self._cluster.nodes.values():
@@ -257,12 +257,21 @@ class Story:
             return False
         return int(node.facts["applied"]) + 100 >= int(leader.facts["applied"])
 
-    async def _finish(self, writing: list[asyncio.Task[None]]) -> None:
+    async def _finish(self, watching: asyncio.Task[None], *writing: asyncio.Task[None]) -> None:
         self._say("The customers stop.", "bold")
         for customer in self._customers:
             customer.stop()
         await asyncio.wait_for(asyncio.gather(*writing), patience_seconds)
-        await self._until(lambda: self._all_equal() or None, "the nodes did not become equal")
+        watching.cancel()  # what it has seen, or is about to see, may be older than the last orders
+        await asyncio.wait([watching])
+        deadline = time.monotonic() + patience_seconds
+        while True:
+            await self._cluster.look()
+            if self._all_equal():
+                return
+            if time.monotonic() > deadline:
+                raise TimeoutError("the nodes did not become equal")
+            await asyncio.sleep(0.02)
 
     def _all_equal(self) -> bool:
         nodes = self._cluster.nodes.values()

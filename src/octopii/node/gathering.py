@@ -68,11 +68,17 @@ class Gatherer:
         inbox = self._inbox
         while inbox and self._pending < self._max_pending:
             count = min(len(inbox), self._group_calls, self._max_pending - self._pending)
-            kinds, timeouts, sinks, commands, waiters = zip(*[inbox.popleft() for _ in range(count)], strict=True)
+            taken = [inbox.popleft() for _ in range(count)]
+            kinds, timeouts, sinks, commands, waiters = zip(*taken, strict=True)
             start = 0
             for end in self._cuts(kinds, timeouts, sinks, commands):
                 group = _Group(sinks[start], list(commands[start:end]), waiters[start:end])
-                self._begin(machine, group, kinds[start], timeouts[start], now, expect)
+                try:
+                    self._begin(machine, group, kinds[start], timeouts[start], now, expect)
+                except BaseException as error:
+                    inbox.extendleft(reversed(taken[end:]))  # whatever is wrong with these, nobody else is to wait
+                    group.sink.fail(group.waiters, [error] * len(group.waiters))
+                    raise
                 start = end
 
     def _cuts(

@@ -20,7 +20,7 @@ from octopii.errors import CallTimeout, ShuttingDown
 from octopii.node.engine import Engine
 from octopii.node.gathering import Sink, check_size
 from octopii.node.local_calls import Handed
-from octopii.node.operations import Kind, Operation, value_of
+from octopii.node.operations import Kind, Operation, seconds_of, value_of
 from octopii.node.workers import SyncThreads
 from octopii.state_machine import StateMachine
 from octopii.wire.call import CallMachine
@@ -51,7 +51,8 @@ def settle_failed(futures: Sequence[object], errors: Sequence[BaseException]) ->
 class LoopSink:
     """Brings results back to the futures of one event loop, many at a time."""
 
-    _sinks: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopSink]" = weakref.WeakKeyDictionary()
+    # Weak on both sides: what waits in a sink holds futures, and these their loop.
+    _sinks: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[LoopSink]]" = weakref.WeakKeyDictionary()
     _lock = threading.Lock()
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -63,9 +64,11 @@ class LoopSink:
     def of(cls, loop: asyncio.AbstractEventLoop) -> "LoopSink":
         """The one sink of a loop."""
         with cls._lock:
-            sink = cls._sinks.get(loop)
+            known = cls._sinks.get(loop)
+            sink = known() if known is not None else None
             if sink is None:
-                sink = cls._sinks[loop] = cls(loop)
+                sink = cls(loop)
+                cls._sinks[loop] = weakref.ref(sink)
             return sink
 
     def put(self, waiters: Sequence[object], results: Sequence[object]) -> None:
@@ -77,15 +80,17 @@ class LoopSink:
         self._soon(partial(settle_failed, waiters, errors))
 
     def _soon(self, settlement: Callable[[], None]) -> None:
+        loop = self._loop()
+        if loop is None or loop.is_closed():
+            self._settlements.clear()  # nobody waits any more
+            return
         self._settlements.append(settlement)
         if not self._due:
             self._due = True
-            loop = self._loop()
-            if loop is not None and not loop.is_closed():
-                try:
-                    loop.call_soon_threadsafe(self._flush)
-                except RuntimeError:  # closed between the look and the call: nobody waits any more
-                    self._settlements.clear()
+            try:
+                loop.call_soon_threadsafe(self._flush)
+            except RuntimeError:  # closed between the look and the call
+                self._settlements.clear()
 
     def _flush(self) -> None:
         self._due = False
@@ -222,7 +227,7 @@ class Host:
         self, operation: Operation[T], timeout: float | None, resolve: Callable[[object], None]
     ) -> list[int]:
         """Begin a call on the node's thread; the list gets its id, for cancelling."""
-        seconds = self.config.call_timeout if timeout is None else timeout
+        seconds = self.config.call_timeout if timeout is None else seconds_of(timeout)
         started, start = list[int](), operation.start
 
         def begin(machine: CallMachine, now: float) -> int:
@@ -264,7 +269,7 @@ class Host:
         """Carry out one command for a plain thread."""
         future: concurrent.futures.Future[Answer] = concurrent.futures.Future()
         self._push(kind, command, timeout, future, self._thread_sink)
-        seconds = self.config.call_timeout if timeout is None else timeout
+        seconds = self.config.call_timeout if timeout is None else seconds_of(timeout)
         try:
             return value_of(future.result(seconds + shutdown_seconds))
         except concurrent.futures.TimeoutError:
@@ -279,7 +284,7 @@ class Host:
             engine = self.engine  # raises what is the matter
         if len(command) > self._max_command_bytes:
             check_size(command, self._max_command_bytes)
-        engine.calls.push((kind, self._call_timeout if timeout is None else timeout, sink, command, waiter))
+        engine.calls.push((kind, self._call_timeout if timeout is None else seconds_of(timeout), sink, command, waiter))
         if not engine.turn_due:
             engine.wake_from_thread()
 
@@ -294,7 +299,7 @@ class Host:
                 future.set_result(result)
 
         started = self._hand_over(operation, timeout, resolve)
-        seconds = self.config.call_timeout if timeout is None else timeout
+        seconds = self.config.call_timeout if timeout is None else seconds_of(timeout)
         try:
             # The node answers at the deadline; should its thread have died, this is the way out.
             return operation.convert(future.result(seconds + shutdown_seconds))

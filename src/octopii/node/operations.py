@@ -8,6 +8,7 @@ call begins (`wire.call.CallMachine` carries it out) and how its result looks to
 import asyncio
 import functools
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
 
@@ -56,6 +57,15 @@ def as_bytes(command: bytes | bytearray | memoryview | str) -> bytes:
     if isinstance(command, bytes | bytearray | memoryview):  # a subclass of bytes too: the codec takes only plain ones
         return bytes(command)
     raise TypeError(f"a command is bytes (or str, taken as UTF-8), not {type(command).__name__}")
+
+
+def seconds_of(timeout: float) -> float:
+    """A timeout, looked at: one that is no number would meet others' calls, too. Raises `TypeError`, `ValueError`."""
+    if not isinstance(timeout, int | float) or isinstance(timeout, bool):
+        raise TypeError(f"timeout is a number of seconds or None, not {timeout!r}")
+    if math.isnan(timeout):
+        raise ValueError("timeout is a number of seconds, not NaN")
+    return timeout
 
 
 def value_of(answer: Answer) -> bytes:
@@ -176,7 +186,9 @@ class AsyncOperations:
         `OutcomeUnknown` (it may count, at most once). Cancelling leaves the outcome unknown.
         """
         data = command if type(command) is bytes else as_bytes(command)
-        answer = await self._begin_one(None if since == 1 else kind_of_proposal(since), data, timeout)
+        answer = await self._begin_one(
+            None if type(since) is int and since == 1 else kind_of_proposal(since), data, timeout
+        )
         return answer if type(answer) is bytes else value_of(answer)
 
     async def propose_batch(

@@ -67,11 +67,6 @@ def facts_of(hello: Hello) -> PeerFacts:
     )
 
 
-max_strangers = 64
-"""Nodes that are neither members nor configured and of which something is remembered. Without TLS anybody may come as
-one; those that are not connected are forgotten first."""
-
-
 class Joining:
     """The meeting part of one replica."""
 
@@ -95,13 +90,18 @@ class Joining:
             self._learn_about(facts)
 
     def _forget_strangers(self) -> None:
-        """Keep to the limit on those who have no business here, or not yet."""
+        """Remember no more nodes than may be connected at once: without TLS anybody may come, under ever new ids.
+
+        Those that are connected are forgotten last. Members are not, nor is whoever leads: to a node that has no
+        cluster yet all others are strangers.
+        """
         replica = self._replica
-        if len(self.peers) <= max_strangers:
+        if len(self.peers) <= replica.config.max_connections:
             return
-        known = replica.applying.roster.members.keys() | replica.config.peers.keys() | set(replica.raft.peers())
-        strangers = [peer for peer in self.peers if peer not in known]
-        if len(strangers) > max_strangers:
+        known = replica.applying.roster.members.keys() | replica.config.peers.keys() | {*replica.raft.peers()}
+        known |= {replica.leadership.leader}
+        strangers = [peer for peer in self.peers if peer not in known][:-1]  # not the newest
+        if strangers:
             oldest = next((peer for peer in strangers if peer not in replica.connected), strangers[0])
             del self.peers[oldest]
             replica.vitals.forget(oldest)

@@ -367,9 +367,9 @@ class Replica:
             if self.outbox.has_messages:
                 return self.outbox.take(None, more=True)  # a leader's followers write while it does (thesis, 10.2.1)
             self.writes.write()
-        before, ticket = self.writes.persisted, self.writes.begin_sync()
-        while self.writes.persisted != before and self.raft.has_ready():  # what needed no sync counts at once
-            before = self.writes.persisted
+        before, ticket = self.writes.counted, self.writes.begin_sync()
+        while self.writes.counted != before and self.raft.has_ready():  # what needed no sync counts at once
+            before = self.writes.counted
             self._drain()
             if self.writes.due:
                 self.writes.write()

@@ -64,8 +64,9 @@ class Writes:
         self._is_full = False
         self._held: deque[tuple[int, list[Message]]] = deque()
         self._newest = 0  # number of the newest Ready that is written
-        self.persisted = 0
-        """Number of the newest Ready that is on disk, as is all before it."""
+        self._persisted = 0
+        self.counted = 0
+        """How often something has come to count as being on disk: each time the Raft core may have more to say."""
         self._sync: Sync | None = None
         self._must_sync = False
         self._next_lazy_sync = replica.now
@@ -93,7 +94,7 @@ class Writes:
 
     def restart(self) -> None:
         """The Raft core was made anew and counts its Readys from 1; everything written is on disk."""
-        self._newest = self.persisted = 0
+        self._newest = self._persisted = 0
         self._unwritten.clear()
         self._is_full = False
         self._held.clear()
@@ -198,13 +199,15 @@ class Writes:
     def _synced(self, number: int, recorded: Recorded | None) -> None:
         self._count(number)
         if recorded is not None:
+            self.counted += 1
             self._replica.snapshot_counts(recorded.manifest, recorded.offset)
 
     def _count(self, number: int) -> None:
         """The Readys up to `number` are on disk: tell the core, and send what waited for that."""
-        if number <= self.persisted:
+        if number <= self._persisted:
             return
-        self.persisted = number
+        self._persisted = number
+        self.counted += 1
         self._replica.raft.on_persisted(number)
         while self._held and self._held[0][0] <= number:
             for message in self._held.popleft()[1]:
