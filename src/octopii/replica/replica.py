@@ -115,8 +115,7 @@ class Replica:
         self.rng = rng
         self.now = now
         self.wall = wall
-        folder = str(config.wal_path)
-        prefix = f"group-{GROUP}"
+        folder, prefix = str(config.wal_path), f"group-{GROUP}"
         log = self._log = Log(
             folder,
             vfs=vfs,
@@ -164,17 +163,17 @@ class Replica:
             self.connected: set[int] = set()
             self._stamp = 0
             self._entry: bytes | None = None  # packed, and not yet taken by the Raft core
-            if changed := self.identity.run_by(machine):
-                self.warn("machine", changed)
-            self._open()
+            self._open(machine)
         except BaseException:
             log.close()
             raise
 
     # --- opening ------------------------------------------------------------------------------------------------
 
-    def _open(self) -> None:
+    def _open(self, machine: str) -> None:
         """Bring log, newest snapshot and membership together, and start the Raft core from them."""
+        if changed := self.identity.run_by(machine):
+            self.warn("machine", changed)
         if self.identity.empty:
             self._forget()
         manifest = self.snapshots.newest
