@@ -63,6 +63,10 @@ class Server:
         self._cwd = cwd
         self.process: subprocess.Popen[bytes] | None = None
 
+    def add(self, *arguments: object) -> None:
+        """Have it started with more arguments from now on."""
+        self._command += map(str, arguments)
+
     def start(self) -> str:
         """Start it and return the line that it prints once it listens."""
         with self._log.open("ab") as log:

@@ -91,6 +91,7 @@ PEER_MESSAGES: list[requests.PeerMessage] = [
     requests.Acknowledged(term=4, log_term=3, log_index=1001),
     requests.SnapshotWanted(1000),
     requests.Pulse(1_700_000_000_000_000_000, False, b"c" * 16, command_version=3, digest_index=1000, digest=b"d" * 16),
+    requests.Pulse(1_700_000_000_000_000_000, False, b"c" * 16, stopped_at=81_237),
 ]
 ENTRIES = [Entry(3, 11, EntryKind.NORMAL, b"data"), Entry(4, 12, EntryKind.MEMBERSHIP, b"")]
 RAFT = [

@@ -138,7 +138,7 @@ def _print_table(nodes: list[dict[str, Any]]) -> None:
         table.add_row(
             str(node["id"]),
             node["address"],
-            node["role"],
+            f"{node['role']}, stopped" if node["failure"] is not None else node["role"],
             str(node["term"]),
             str(node["leader"] or "-"),
             f"{node['commit']:,}",
@@ -149,6 +149,9 @@ def _print_table(nodes: list[dict[str, Any]]) -> None:
         )
     # Into a pipe or a file each row is one line, however long.
     console = Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else _wide)
+    standstill = next((node["standstill"] for node in nodes if node.get("standstill")), None)
+    if standstill is not None:
+        console.print(standstill)
     console.print(table)
     for node in nodes:
         if "error" in node:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from octopii.errors import LogFull, RemovedNode, ShuttingDown
+from octopii.errors import LogFull, OctopiiError, RemovedNode, ShuttingDown
 from octopii.raft import (
     ChangeOperation,
     ConfState,
@@ -63,7 +63,7 @@ class Applying:
         self._unsaved: Membership | None = None
         self.roster = Roster()
         self.failure: LocalFailure | None = None
-        self._refusal: ShuttingDown | None = None
+        self._refusal: OctopiiError | None = None
         self.handed_index = 0
         self.handed_bytes = 0
         self.applied_index = 0
@@ -239,12 +239,17 @@ class Applying:
         replica = self._replica
         self.failure = failure
         text = f"node {replica.config.node_id} stopped applying at entry {failure.index}: {failure.reason}"
-        logger.error("%s; %s", text, failure.cause.value)
-        replica.warn("apply", text)
-        self._refusal = ShuttingDown(text)
-        replica.refuse_calls(self._refusal)
+        replica.warnings["apply"] = f"{text}; {failure.remedy}"
+        logger.error("%s", replica.warnings["apply"])
+        self.refuse(ShuttingDown(text))
         replica.calls.lost_track(text)
+        replica.upkeep.pulse()  # before it hands over, lest leadership comes back
         replica.upkeep.hand_over("it stopped applying")
+
+    def refuse(self, error: OctopiiError) -> None:
+        """Say to all calls why there is no answer, and by the kind of `error` whether another node may have one."""
+        self._refusal = error
+        self._replica.refuse_calls(error)
 
     def recovered(self) -> None:
         """What was wrong with the state is gone with it."""

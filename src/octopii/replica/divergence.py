@@ -146,7 +146,8 @@ class Divergence:
     def tick(self, now: float) -> None:
         """As leader have digests compared; as one that has come apart ask for a snapshot, and use it."""
         replica = self._replica
-        if replica.leadership.is_leader and self._uncompared and now >= self._next_compare:
+        applies = replica.applying.failure is None
+        if replica.leadership.is_leader and applies and self._uncompared and now >= self._next_compare:
             self._next_compare = now + self._config.digest_interval
             replica.calls.system(CompareDigests(), now)
         if self._received is not None:

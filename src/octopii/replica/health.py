@@ -4,9 +4,10 @@
               manifests can be written even when something else has filled the volume
     clock     its wall clock is further than `clock_skew_max` from the median of a majority of the members
     stall     a sync has been under way for longer than an election timeout
+    stopped   it stopped applying, for a reason of this machine (`standstill` is about all of them)
 
-All members tell each other their wall clock and whether they have room (`Pulse`), a few times per election timeout, so
-that a new leader knows at once whether its clock can be trusted with stamping entries.
+All members tell each other their wall clock, whether they have room and whether they apply (`Pulse`), a few times per
+election timeout, so that a new leader knows at once whether its clock can be trusted with stamping entries.
 """
 
 import statistics
@@ -67,7 +68,7 @@ class DiskRoom:
 
 
 class Vital(msgspec.Struct):
-    """What a member last said of itself: its wall clock and whether its disk has room.
+    """What a member last said of itself: its wall clock, whether its disk has room, the entry that it stopped at, or 0.
 
     The wall clock is kept as nanoseconds ahead of our monotonic clock, so that a jump of our own wall clock is seen at
     once, and not only with the next pulses.
@@ -75,19 +76,20 @@ class Vital(msgspec.Struct):
 
     ahead: int
     disk_low: bool
+    stopped_at: int
     heard: float
 
 
 class Vitals:
-    """What is known of the other members' clocks and disks."""
+    """What is known of the other members' clocks and disks, and of whether they apply."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._vitals: dict[int, Vital] = {}
 
-    def heard(self, peer: int, *, wall: int, disk_low: bool, now: float) -> None:
+    def heard(self, peer: int, *, wall: int, disk_low: bool, stopped_at: int, now: float) -> None:
         """Note a peer's pulse."""
-        self._vitals[peer] = Vital(_ahead(wall, now), disk_low, now)
+        self._vitals[peer] = Vital(_ahead(wall, now), disk_low, stopped_at, now)
 
     def forget(self, peer: int) -> None:
         """The peer is gone from the cluster."""
@@ -122,6 +124,11 @@ class Vitals:
         """Whether a peer's disk had room when it was last heard of."""
         vital = self._vitals.get(peer)
         return vital is not None and not vital.disk_low
+
+    def stopped_at(self, peer: int) -> int:
+        """The entry at which a peer stopped applying, when it was last heard of; 0: it applies, or is not known."""
+        vital = self._vitals.get(peer)
+        return vital.stopped_at if vital is not None else 0
 
 
 def _ahead(wall: int, now: float) -> int:

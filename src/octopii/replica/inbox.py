@@ -32,7 +32,13 @@ class Inbox:
         elif isinstance(message, requests.Pulse):
             if peer not in replica.joining.peers:
                 return  # one stranger too many, that was forgotten
-            replica.vitals.heard(peer, wall=message.wall, disk_low=message.disk_low, now=replica.now)
+            replica.vitals.heard(
+                peer,
+                wall=message.wall,
+                disk_low=message.disk_low,
+                stopped_at=message.stopped_at,
+                now=replica.now,
+            )
             replica.joining.heard(peer, message.cluster_id)
             replica.quarantine.heard(peer, message)
             replica.versions.heard(peer, message.command_version)

@@ -112,7 +112,7 @@ class OpenedSession(msgspec.Struct, frozen=True):
 class Cause(enum.Enum):
     """Why a replica cannot go on, and what there is to do; entries are never the cause, or all replicas would stop."""
 
-    TROUBLE = "restart it, or see --skip-index if it happens on every node"
+    TROUBLE = "restart it; if the command in that entry stops every node, start every node with --skip-index {index}"
     VERSION = "start a newer program on this node"
     SNAPSHOT = "start it with the machine, and the version of it, that wrote the snapshot"
     DIVERGENCE = (
@@ -127,6 +127,11 @@ class LocalFailure(msgspec.Struct, frozen=True):
     index: int
     reason: str
     cause: Cause = Cause.TROUBLE
+
+    @property
+    def remedy(self) -> str:
+        """What there is to do."""
+        return self.cause.value.format(index=self.index)
 
 
 class Applied(msgspec.Struct, frozen=True):

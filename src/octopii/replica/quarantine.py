@@ -92,6 +92,7 @@ class Quarantine:
         identity = replica.identity.identity
         end, held = self._own, identity.held
         digest_index, digest = replica.divergence.newest
+        failure = replica.applying.failure
         if self._speaks and identity.cluster_id:
             end = self._own = max(end, replica.raft.log_on_disk)
         self._look_at_itself()
@@ -107,6 +108,7 @@ class Quarantine:
             command_version=replica.versions.own,
             digest_index=digest_index,
             digest=digest,
+            stopped_at=failure.index if failure is not None else 0,
         )
 
     # --- the others ---------------------------------------------------------------------------------------------

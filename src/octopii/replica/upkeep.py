@@ -94,7 +94,8 @@ class Upkeep:
         successor = best_successor(
             candidates,
             lambda peer: (
-                replica.vitals.has_room(peer)
+                not replica.vitals.stopped_at(peer)
+                and (replica.vitals.has_room(peer) or replica.applying.failure is not None)
                 and peer not in replica.divergence.differing
                 and replica.vitals.clock_is_good(peer, voters, now=now, wall=replica.wall)
             ),
@@ -135,10 +136,8 @@ class Upkeep:
     # --- compaction ---------------------------------------------------------------------------------------------
 
     def _maybe_compact(self) -> None:
-        wanted = (
-            self._wants_compaction or self._replica.calls.room.crowded
-        )  # compaction ends sessions that have expired
-        if wanted and self._now - self._last_compaction >= self._config.compact_interval:
+        wanted = self._wants_compaction or self._replica.calls.room.crowded  # (it ends sessions that have expired)
+        if wanted and self._replica.applying.failure is None and self._now - self._last_compaction >= self._config.compact_interval:
             self._last_compaction = self._now
             self._replica.calls.system(Compact(), self._now)
 

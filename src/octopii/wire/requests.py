@@ -406,6 +406,7 @@ class Pulse(msgspec.Struct, array_like=True, tag=10, frozen=True, gc=False):
     on disk (0 where a crash may take that back), and of what it had acknowledged before its disk lost some of it.
     `command_version` is the newest version of the state machine's commands that its program can run; `digest` is its
     newest one, as of entry `digest_index` (0: none): 8 bytes over all answers, then 8 over the state if there are any.
+    `stopped_at` is the entry at which it stopped applying, 0 while it applies.
     """
 
     wall: Number
@@ -419,6 +420,7 @@ class Pulse(msgspec.Struct, array_like=True, tag=10, frozen=True, gc=False):
     command_version: Number = 1
     digest_index: Number = 0
     digest: Identifier = b""
+    stopped_at: Number = 0
 
 
 class Removed(msgspec.Struct, array_like=True, tag=11, frozen=True, gc=False):
