@@ -59,6 +59,7 @@ PULSE = Pulse(1_700_000_000_000_000_000, True)
 SHORTER: list[tuple[str, str, object]] = [
     ("peer", "940acf17979cfe362a0000c3c400", PULSE),
     ("peer", "990acf17979cfe362a0000c3c4000403cd03e803cd03e9", Pulse(PULSE.wall, True, b"", 4, 3, 1000, 3, 1001)),
+    ("peer", "9c0acf17979cfe362a0000c3c400000000000001cd03e8c400", Pulse(PULSE.wall, True, digest_index=1000)),
 ]
 """What was sent before a message got more fields."""
 

@@ -2,8 +2,8 @@
 
 A member that stopped applying says so in each `Pulse`. Leadership goes to members that have not; while there is none it
 stays where it is, because each hand-over would only find another that has stopped. A standstill is that: this replica
-has stopped, so have all voters that it is connected with, and those are a majority. Calls are then refused for good, not
-until another node is found. It ends when a voter that applies is there again, mostly one that was started anew.
+has stopped, so have all voters that it is connected with, and those are a majority. A call is then refused for good: no
+other node would take it. It ends when a voter that applies is there again, mostly one that was started anew.
 """
 
 import logging

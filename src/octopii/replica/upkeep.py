@@ -137,7 +137,11 @@ class Upkeep:
 
     def _maybe_compact(self) -> None:
         wanted = self._wants_compaction or self._replica.calls.room.crowded  # (it ends sessions that have expired)
-        if wanted and self._replica.applying.failure is None and self._now - self._last_compaction >= self._config.compact_interval:
+        if (
+            wanted
+            and self._replica.applying.failure is None
+            and self._now - self._last_compaction >= self._config.compact_interval
+        ):
             self._last_compaction = self._now
             self._replica.calls.system(Compact(), self._now)
 
