@@ -130,7 +130,7 @@ def stop_all(cluster: Cluster) -> int:
 def stopped_at(cluster: Cluster) -> int:
     """Wait until every node has stopped and knows that all have; returns the one entry that they stopped at."""
     nodes = cluster.nodes.values()
-    cluster.world.run_until(lambda: all(node.replica.standstill.text for node in nodes), what="all stand still")
+    cluster.world.run_until(lambda: all(node.replica.upkeep.standstill.text for node in nodes), what="all stand still")
     failures = [node.replica.applying.failure for node in nodes]
     (index,) = {failure.index for failure in failures if failure is not None}
     return index
@@ -240,7 +240,7 @@ def test_those_that_work_lead(caplog: pytest.LogCaptureFixture) -> None:
     cluster.world.run(30.0)
     assert cluster.leader is leader
     assert leader.replica.raft.term == term
-    assert not any(node.replica.standstill.text for node in cluster.nodes.values())
+    assert not any(node.replica.upkeep.standstill.text for node in cluster.nodes.values())
     assert sum("hands leadership" in record.getMessage() for record in caplog.records) <= 3
 
 
@@ -256,7 +256,7 @@ def test_one_that_comes_back_and_applies_ends_the_standstill() -> None:
     node.start()
     cluster.wait_for_leader(among=(node.id,))
     cluster.write(client, 3)
-    cluster.world.run_until(lambda: not any(other.replica.standstill.text for other in cluster.nodes.values()))
+    cluster.world.run_until(lambda: not any(other.replica.upkeep.standstill.text for other in cluster.nodes.values()))
     for other in cluster.followers:
         failure = cluster.reply(other, requests.SessionRequest(request_id=1, nonce=b"n" * 16, ttl_ns=10**9))
         assert isinstance(failure, requests.Failure)

@@ -60,7 +60,6 @@ from octopii.replica.log_store import LogStore
 from octopii.replica.quarantine import Quarantine
 from octopii.replica.reads import Reads
 from octopii.replica.snapshots import SnapshotStore
-from octopii.replica.standstill import Standstill
 from octopii.replica.transfers import Receiver, Senders
 from octopii.replica.upkeep import Upkeep
 from octopii.replica.versions import Versions
@@ -156,7 +155,6 @@ class Replica:
             self.quarantine = Quarantine(self)
             self.admin = Admin(self)
             self.upkeep = Upkeep(self, now)
-            self.standstill = Standstill(self)
             self._elections = ElectionLog(config.node_id)
             self.versions = Versions(self, command_version)
             self.divergence = Divergence(self)
@@ -324,7 +322,6 @@ class Replica:
         self.versions.tick(now)
         self.divergence.tick(now)
         self.upkeep.tick(now)
-        self.standstill.tick()
 
     def receive(self, peer: int, message: PeerOutput) -> None:
         """Take what another node said; the handshake has made sure who it is."""

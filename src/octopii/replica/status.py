@@ -61,7 +61,7 @@ def describe(replica: "Replica") -> dict[str, object]:
         "quarantined": {str(node_id): text for node_id, text in replica.quarantine.members.items()},
         "failure": applying.failure.reason if applying.failure is not None else None,
         "stopped_at": applying.failure.index if applying.failure is not None else None,
-        "standstill": replica.standstill.text or None,
+        "standstill": replica.upkeep.standstill.text or None,
         "refused": str(replica.refused) if replica.refused is not None else None,
         "warnings": dict(replica.warnings),
     }

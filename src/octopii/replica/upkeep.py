@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from octopii.replica.health import best_successor
 from octopii.replica.jobs import Applied, Manifest, SnapshotJob
+from octopii.replica.standstill import Standstill
 from octopii.wire.codec import Compact
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Upkeep:
     def __init__(self, replica: "Replica", now: float) -> None:
         self._replica = replica
         self._config = replica.config
+        self.standstill = Standstill(replica)
         self._next_pulse = now
         self._next_hand_over = now
         self._last_compaction = now
@@ -54,6 +56,7 @@ class Upkeep:
             self._maybe_compact()
             self._maybe_send_snapshots()
         self._maybe_snapshot()
+        self.standstill.tick()
 
     def pulse(self) -> None:
         """Tell the others how this node is."""

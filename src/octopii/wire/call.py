@@ -436,7 +436,7 @@ class CallMachine:
         elif kind in _REFUSED_KINDS and not self._limits.links.follow_leader:
             self._refused_for_good(attempt, failure)
         elif kind is FailureKind.NOT_APPLIED and not isinstance(attempt, Single):
-            self._refused_by_all(attempt, failure)
+            self._refused_for_good(attempt, failure)
         elif kind in _PASSING_KINDS or isinstance(attempt, Opening):
             self._last_refusal = failure
             links.refused(now, elsewhere=kind is not FailureKind.NO_LEADER and not failure.leader)
@@ -449,18 +449,10 @@ class CallMachine:
             self._fail_attempt(attempt, failure)
 
     def _refused_for_good(self, attempt: Attempt, failure: Failure) -> None:
-        """The only node that these calls may go to takes no part in the cluster any more."""
+        """The only node that these calls may go to is out of the cluster, or none of the cluster's takes any calls."""
         for call in list(self._calls.values()):
             if call.carrier is None or call.carrier is attempt:  # what else is outstanding gets an answer of its own
                 self._fail(call, error_of(failure) if call.certainly_not_applied else OutcomeUnknown(failure.text))
-
-    def _refused_by_all(self, attempt: Attempt, failure: Failure) -> None:
-        """No node of the cluster takes calls, and waiting makes no difference: say so at once."""
-        if isinstance(attempt, Group):
-            open_failure = msgspec.structs.replace(failure, kind=FailureKind.OUTCOME_UNKNOWN)
-            self._fail_attempt(attempt, open_failure if attempt.uncertain else failure)
-        for call in list(self._waiting):
-            self._fail(call, error_of(failure))
 
     def _refused(self, attempt: Attempt, failure: Failure) -> None:
         """This try did not count: go on later."""

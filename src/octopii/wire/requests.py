@@ -402,11 +402,9 @@ class SnapshotRefused(msgspec.Struct, array_like=True, tag=9, frozen=True, gc=Fa
 class Pulse(msgspec.Struct, array_like=True, tag=10, frozen=True, gc=False):
     """How a node is, a few times per election timeout: wall clock (UTC, nanoseconds), whether its disk is low.
 
-    And its cluster, because one that was empty in the handshake may have joined one since; its term; the end of its log
-    on disk (0 where a crash may take that back), and of what it had acknowledged before its disk lost some of it.
-    `command_version` is the newest version of the state machine's commands that its program can run; `digest` is its
-    newest one, as of entry `digest_index` (0: none): 8 bytes over all answers, then 8 over the state if there are any.
-    `stopped_at` is the entry at which it stopped applying, 0 while it applies.
+    Also its cluster (it may have joined one since the handshake), its term, the end of its log on disk (0: a crash may
+    take it back), and of what it acknowledged before its disk lost some; what `command_version` it can run; its newest
+    `digest`, of entry `digest_index`: 8 bytes over all answers, 8 over any state; where it `stopped_at` applying, or 0.
     """
 
     wall: Number
