@@ -433,9 +433,9 @@ class CallMachine:
             # A node that lost its leader, or its lead, and knows of no other may be cut off from where there is one.
             links.refused(now, elsewhere=not failure.leader and self._limits.links.follow_leader)
             self._retry([attempt])
-        elif kind in _REFUSED_KINDS and not self._limits.links.follow_leader:
-            self._refused_for_good(attempt, failure)
-        elif kind is FailureKind.NOT_APPLIED and not isinstance(attempt, Single):
+        elif (kind in _REFUSED_KINDS and not self._limits.links.follow_leader) or (
+            kind is FailureKind.NOT_APPLIED and not isinstance(attempt, Single)
+        ):
             self._refused_for_good(attempt, failure)
         elif kind in _PASSING_KINDS or isinstance(attempt, Opening):
             self._last_refusal = failure
