@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+from octopii import CommandError, TypedStateMachine, command, query
 from octopii.machines import CounterStateMachine
-from octopii.sim import Workload
+from octopii.sim import MachineModel, Workload
 from octopii.state_machine import StateMachine
 
 
@@ -76,3 +77,95 @@ class NeverRight(Transfers):
     def check(self, states: Sequence[CounterStateMachine]) -> None:
         """Never satisfied."""
         raise AssertionError("the books do not balance")
+
+
+class SoldOut(CommandError):
+    """Nobody can take more than there is."""
+
+    def __init__(self, item: str, left: int) -> None:
+        super().__init__(f"{left} of {item} are left")
+        self.item = item
+        self.left = left
+
+
+class Stock(TypedStateMachine):
+    """A typed machine: commands that call one another, a query, an error that it declares, a field by `__init__`."""
+
+    errors = (SoldOut,)
+    counts: dict[str, int]
+
+    def __init__(self) -> None:
+        self.last_change: float = 0.0
+
+    @command
+    def add(self, item: str, count: int = 1) -> int:
+        """More of an item."""
+        self.counts[item] = self.counts.get(item, 0) + count
+        self.last_change = self.clock.now()
+        return self.counts[item]
+
+    @command
+    def take(self, item: str, count: int = 1) -> int:
+        """Less of an item; raises `SoldOut`."""
+        if self.counts.get(item, 0) < count:
+            raise SoldOut(item, self.counts.get(item, 0))
+        return self.add(item, -count)
+
+    @query
+    def count(self, item: str) -> int:
+        """How many there are."""
+        return self.counts.get(item, 0)
+
+
+class NextStock(Stock):
+    """Its next version has one more command and one more field."""
+
+    returned: dict[str, int]
+
+    @command(since=2)
+    def give_back(self, item: str) -> int:
+        """One was returned."""
+        self.returned[item] = self.returned.get(item, 0) + 1
+        return self.add(item)
+
+
+class Restocking(Workload):
+    """Adds, takes more than there may be, and counts."""
+
+    model = MachineModel(Stock)
+
+    def command(self, rng: random.Random) -> bytes:
+        """Add or take a few."""
+        method = Stock.add if rng.random() < 0.5 else Stock.take
+        return method.encode(rng.choice("abc"), count=rng.randrange(1, 4))
+
+    def query(self, rng: random.Random) -> bytes:
+        """Count one item."""
+        return Stock.count.encode(rng.choice("abc"))
+
+
+class Slotted(StateMachine):
+    """Takes no attribute but its own."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name != "count":
+            raise AttributeError(f"{type(self).__name__} has no attribute {name}")
+        super().__setattr__(name, value)
+
+    def apply(self, command: bytes) -> bytes:
+        """Count."""
+        self.count += 1
+        return b"%d" % self.count
+
+    def snapshot(self) -> bytes:
+        """The count."""
+        return msgspec.msgpack.encode(self.count)
+
+    def restore(self, data: memoryview) -> None:
+        """Take the count over."""
+        self.count = msgspec.msgpack.decode(data, type=int)

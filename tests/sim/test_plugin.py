@@ -8,12 +8,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 TEST = """
-from tests.sim.specimens import Forgetful, Transfers
+from tests.sim.specimens import Forgetful, Restocking, Stock, Transfers
 from octopii.machines import CounterStateMachine
 
 def test_right(simulation):
     reports = simulation(CounterStateMachine, workload=Transfers, profile="crashes", seeds=2)
     assert [report.seed for report in reports] == [0, 1]
+
+def test_typed(simulation):
+    assert len(simulation(Stock, workload=Restocking, seeds=2)) == 2
 
 def test_wrong(simulation):
     simulation(Forgetful, workload=Transfers, profile="crashes")
@@ -36,7 +39,7 @@ def test_a_user_s_test_gets_the_fixture(tmp_path: Path) -> None:
         return ran.stdout
 
     text = run()
-    assert "1 failed, 1 passed" in text
+    assert "1 failed, 2 passed" in text
     assert "to see it again: octopii sim --profile crashes --seed" in text
     assert "1 passed" in run("-k", "right", "--sim-seeds", "2")
     assert "[5] == [0, 1]" in run("-k", "right", "--sim-seed", "5")

@@ -13,7 +13,17 @@ from octopii.sim import PROFILES, Report, Simulation, SimulationFailed, shrink
 from octopii.sim.faults import KINDS
 from octopii.sim.plan import draw
 from octopii.state_machine import StateMachine
-from tests.sim.specimens import Counting, Fickle, Forgetful, NeverRight, Transfers
+from tests.sim.specimens import (
+    Counting,
+    Fickle,
+    Forgetful,
+    NeverRight,
+    NextStock,
+    Restocking,
+    Slotted,
+    Stock,
+    Transfers,
+)
 
 SEEDS = 4
 """Of each of the ten profiles; `make sim` runs many more."""
@@ -100,6 +110,21 @@ def test_the_machines_of_the_package_have_workloads(machine: type[StateMachine])
     """Counters and registries are run and judged like the key-value store."""
     for seed in range(2):
         assert Simulation(machine, seed=seed, profile="chaos").run().verdict == "linearizable"
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_typed_machine_runs_under_every_profile(profile: str) -> None:
+    """Typed commands, queries, declared errors and snapshots: nothing is found wrong with a machine that is right."""
+    for seed in range(2):
+        outcome = Simulation(Stock, workload=Restocking, upgrade=NextStock, seed=seed, profile=profile).run()
+        assert outcome.calls > 0
+        assert outcome.verdict in ("linearizable", "unknown") or PROFILES[profile].shows
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_machines_that_are_looked_at_stay_as_they_are(profile: str) -> None:
+    """A machine that takes no attribute but its own runs: the simulator sets none on it."""
+    assert Simulation(Slotted, workload=Counting, seed=1, profile=profile, seconds=3.0).run().calls > 0
 
 
 def failure_of(simulation: Simulation, seeds: int = 30) -> SimulationFailed:

@@ -11,10 +11,9 @@ from octopii.config import Config
 from octopii.errors import CorruptLogError, NotApplied, OutcomeUnknown, RemovedNode
 from octopii.sim.client import Asked, SimulatedClient
 from octopii.sim.disk import rot
-from octopii.sim.node import Node
+from octopii.sim.node import MachineMaker, Node
 from octopii.sim.plan import KIB, Plan
 from octopii.sim.world import World
-from octopii.state_machine import StateMachine
 from octopii.wire.requests import ChangeMembership, MemberChange, MemberOperation, Request
 
 Wanted = Request | float
@@ -65,9 +64,9 @@ def config_of(node_id: int, members: int, **changes: object) -> Config:
 
 
 class Cluster:
-    """See the module's text. `machines` makes the state machine of each version, the oldest first, for a node."""
+    """See the module's text. `machines` makes the state machine of each version, the oldest first."""
 
-    def __init__(self, world: World, plan: Plan, machines: tuple[Callable[[int], StateMachine], ...]) -> None:
+    def __init__(self, world: World, plan: Plan, machines: tuple[MachineMaker, ...]) -> None:
         self.world = world
         self.plan = plan
         self.machines = machines
@@ -88,7 +87,7 @@ class Cluster:
     def _build(self, config: Config) -> Node:
         node_id = config.node_id
         self.version[node_id] = max(self.version.values(), default=0) if self.version else 0
-        return Node(self.world, config, machine=lambda: self.machines[self.version[node_id]](node_id))
+        return Node(self.world, config, machine=lambda: self.machines[self.version[node_id]]())
 
     # --- who is there -------------------------------------------------------------------------------------------
 

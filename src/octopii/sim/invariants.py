@@ -331,22 +331,20 @@ class Checker(Observer):
 
     # --- state machines -----------------------------------------------------------------------------------------
 
-    def watched(self, node_id: int, machine: StateMachine, nodes: dict[int, Node]) -> StateMachine:
+    def on_apply(self, node: Node, machine: StateMachine) -> Callable[[bytes], bytes]:
         """Look on as a replica's machine applies."""
 
         def before(place: Place) -> None:
-            node = nodes[node_id]
             if node.fails_apply:
                 node.fails_apply = False
                 raise MemoryError
-            view = self.views[node_id]
+            view = self.views[node.id]
             if place.time < view.time:
-                detail = f"on node {node_id} replicated time went back from {view.time} to {place.time}"
-                self._hold(Violation("clock", detail, node=node_id))
+                detail = f"on node {node.id} replicated time went back from {view.time} to {place.time}"
+                self._hold(Violation("clock", detail, node=node.id))
             view.time = place.time
 
-        watch(machine, before, lambda place, command, came_to: self._applied(node_id, place, command, came_to))
-        return machine
+        return watched(machine, before, lambda *applied: self._applied(node.id, *applied))
 
     def _applied(self, node_id: int, place: Place, command: bytes, came_to: object) -> None:
         """The same commands and answers at the same places everywhere."""
@@ -434,10 +432,10 @@ class Reference:
 
     def __init__(self, maker: MachineMaker, after: After) -> None:
         machine = maker()
-        self.applier = Applier(machine, timer=lambda: 0.0)
         self._executed: list[int] = []  # positions in the entry that is being applied
         self._calls: set[tuple[int, int]] = set()
-        watch(machine, lambda place: self._executed.append(place.position), after)
+        apply = watched(machine, lambda place: self._executed.append(place.position), after)
+        self.applier = Applier(machine, timer=lambda: 0.0, apply=apply)
 
     @property
     def index(self) -> int:
@@ -476,8 +474,11 @@ def _is_quorum(conf: ConfState, holders: set[int]) -> bool:
     return all(2 * len(holders.intersection(half)) > len(half) for half in halves)
 
 
-def watch(machine: StateMachine, before: Callable[[Place], None], after: After) -> None:
-    """Call `before` and `after` each command that a machine applies, with its place and what it came to."""
+def watched(machine: StateMachine, before: Callable[[Place], None], after: After) -> Callable[[bytes], bytes]:
+    """A machine's `apply` between calls of `before` and `after`, with each command's place and what it came to.
+
+    The machine is the user's, and stays as it is: a typed one refuses attributes that it does not declare.
+    """
     right, clock = machine.apply, machine.clock
 
     def apply(command: bytes) -> bytes:
@@ -496,7 +497,7 @@ def watch(machine: StateMachine, before: Callable[[Place], None], after: After) 
         after(place, command, answer)
         return answer
 
-    machine.apply = apply  # type: ignore[method-assign]
+    return apply
 
 
 def snapshot_of(machine: StateMachine) -> bytes:

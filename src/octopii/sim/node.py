@@ -111,7 +111,13 @@ class Node:
         self._forget()
         self.stopped = False
         self.broken = self.start_error = None
-        self.applier = Applier(self.machine_maker(), timer=lambda: world.now, skip_indexes=self.skip_indexes)
+        machine = self.machine_maker()
+        self.applier = Applier(
+            machine,
+            timer=lambda: world.now,
+            skip_indexes=self.skip_indexes,
+            apply=world.observer.on_apply(self, machine),
+        )
         world.trace.note(world.now, self.id, "starts")
         try:
             self.replica = Replica(

@@ -141,16 +141,12 @@ class Run:
         self.workload = workload
         self.checker = Checker(factories[0])
         self.world = World(plan.seed, observer=self.checker)
-        makers = tuple(self._maker(factory) for factory in factories)
-        self.cluster = Cluster(self.world, plan, makers)
+        self.cluster = Cluster(self.world, plan, factories)
         self.checker.cluster = self.cluster
         self.checker.rotten = self.cluster.rotten
         self.users: list[User] = []
         self.injected: Counter[str] = Counter()
         self.verdict = "not judged"
-
-    def _maker(self, factory: MachineFactory) -> Callable[[int], StateMachine]:
-        return lambda node_id: self.checker.watched(node_id, factory(), self.cluster.nodes)
 
     # --- the whole ----------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from octopii.replica.jobs import Job, Result
 from octopii.replica.work import PeerOutput
 from octopii.sim.network import Network, Weather
 from octopii.sim.trace import Trace
+from octopii.state_machine import StateMachine
 
 if TYPE_CHECKING:
     from octopii.sim.node import Node
@@ -26,6 +27,10 @@ class Observer:
 
     def booted(self, node: "Node") -> None:
         """A machine has opened its disk and runs."""
+
+    def on_apply(self, node: "Node", machine: StateMachine) -> Callable[[bytes], bytes]:
+        """A machine is about to boot with this state machine: what it is to call for each command that is applied."""
+        return machine.apply
 
     def went_down(self, node: "Node") -> None:
         """A machine has crashed or was stopped."""
