@@ -2,12 +2,13 @@
 
 import random
 from collections.abc import Sequence
+from typing import ClassVar
 
 import msgspec
 
 from octopii import CommandError, TypedStateMachine, command, query
 from octopii.machines import CounterStateMachine
-from octopii.sim import MachineModel, Workload
+from octopii.sim import MachineModel, Model, Workload
 from octopii.state_machine import StateMachine
 
 
@@ -132,7 +133,7 @@ class NextStock(Stock):
 class Restocking(Workload):
     """Adds, takes more than there may be, and counts."""
 
-    model = MachineModel(Stock)
+    model: Model | None = MachineModel(Stock)
 
     def command(self, rng: random.Random) -> bytes:
         """Add or take a few."""
@@ -142,6 +143,24 @@ class Restocking(Workload):
     def query(self, rng: random.Random) -> bytes:
         """Count one item."""
         return Stock.count.encode(rng.choice("abc"))
+
+
+class Returning(Restocking):
+    """Calls the command of the next version, too, whether it is there yet or not; `returned` is what was seen at last.
+
+    It is of the class, because each run makes a workload of its own.
+    """
+
+    model = None
+    returned: ClassVar[list[int]] = []
+
+    def command(self, rng: random.Random) -> bytes:
+        """Now and then something is given back."""
+        return NextStock.give_back.encode("a") if rng.random() < 0.5 else super().command(rng)
+
+    def check(self, states: Sequence[Stock]) -> None:
+        """Note how much was given back."""
+        self.returned[:] = [sum(state.returned.values()) for state in states if isinstance(state, NextStock)]
 
 
 class Slotted(StateMachine):

@@ -15,7 +15,7 @@ from octopii.sim.world import World
 def _running(members: int = 3) -> Cluster:
     """A cluster that leads and has all its voters."""
     plan = draw(1, "calm", members=members)
-    cluster = Cluster(World(1), plan, (lambda _node_id: KvStateMachine(),))
+    cluster = Cluster(World(1), plan, (KvStateMachine,))
     cluster.start()
 
     def founded() -> bool:

@@ -20,6 +20,7 @@ from tests.sim.specimens import (
     NeverRight,
     NextStock,
     Restocking,
+    Returning,
     Slotted,
     Stock,
     Transfers,
@@ -119,6 +120,13 @@ def test_a_typed_machine_runs_under_every_profile(profile: str) -> None:
         outcome = Simulation(Stock, workload=Restocking, upgrade=NextStock, seed=seed, profile=profile).run()
         assert outcome.calls > 0
         assert outcome.verdict in ("linearizable", "unknown") or PROFILES[profile].shows
+
+
+def test_the_next_version_of_a_machine_may_have_more_commands_and_more_state() -> None:
+    """A rolling upgrade makes a new command active: all follow, the copy by which they are judged included."""
+    Simulation(Stock, workload=Returning, upgrade=NextStock, seed=1, profile="upgrade").run()
+    assert len(Returning.returned) > 1
+    assert min(Returning.returned) == max(Returning.returned) > 0
 
 
 @pytest.mark.parametrize("profile", PROFILES)

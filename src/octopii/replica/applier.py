@@ -78,7 +78,8 @@ _encode_answers = msgspec.msgpack.Encoder().encode
 class Applier:
     """Runs jobs for one replica; see the module's text.
 
-    `apply` is called in place of the machine's own: whoever looks on calls that in turn, and leaves the machine as it is.
+    `apply` is called in place of the machine's own, and calls that in turn: one who looks on leaves the machine
+    as it is.
     """
 
     def __init__(

@@ -8,8 +8,9 @@ session that are executed once; replicated time that never goes back; one member
 Log matching is checked by induction: a table maps each (index, term) to its entry and to the term before it. If every
 entry of every log agrees with the table, two logs that share an entry share all before it.
 
-Beside the replicas a *reference* applies the log: one applier on a fresh machine that is never restarted and never
-takes a snapshot. A replica's state has to be the reference's at the same index.
+Beside the replicas a *reference* applies the log: one applier on a fresh machine that takes no snapshot and is never
+restarted, but for a newer version of the machine's commands. A replica's state has to be the reference's at the same
+index.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,18 @@ import msgspec
 from octopii.errors import CommandError
 from octopii.raft import ConfState, Entry, Message, MessageType, Role
 from octopii.replica.applier import Applier, local_exceptions
-from octopii.replica.jobs import Applied, ApplyJob, Job, Restored, RestoreJob, Result, SnapshotView
+from octopii.replica.jobs import (
+    Applied,
+    ApplyJob,
+    Cause,
+    Change,
+    Job,
+    LocalFailure,
+    Restored,
+    RestoreJob,
+    Result,
+    SnapshotView,
+)
 from octopii.replica.replica import max_unapplied_bytes
 from octopii.replica.work import PeerOutput
 from octopii.sim.node import MachineMaker, Node
@@ -87,7 +99,7 @@ class Operator(Protocol):
 class Checker(Observer):
     """Holds what a run has shown so far, and raises `Violation` at the first step that contradicts it."""
 
-    def __init__(self, reference: MachineMaker) -> None:
+    def __init__(self, makers: tuple[MachineMaker, ...]) -> None:
         self.cluster: Operator | None = None
         self.rotten: set[int] = set()  # machines whose disk may have lost what it promised, by design
         self.views: dict[int, View] = {}
@@ -99,7 +111,7 @@ class Checker(Observer):
         self.memberships: dict[int, object] = {}
         self.steps = 0
         self._held: Violation | None = None
-        self.reference = Reference(reference, lambda *applied: self._applied(0, *applied))
+        self.reference = Reference(makers, lambda *applied: self._applied(0, *applied))
 
     # --- hooks --------------------------------------------------------------------------------------------------
 
@@ -369,15 +381,18 @@ class Checker(Observer):
             self._fail(node, "state-machine safety", f"time, term or sessions differ at entry {mine.index}")
 
     def compare_states(self, nodes: list[Node]) -> None:
-        """All of these are in the same state, which is the reference's; for the quiet, it costs a snapshot each."""
-        seen: dict[int, tuple[str, bytes]] = {}
+        """All of these are in the same state, which is the reference's; for the quiet, it costs a snapshot each.
+
+        Those of one class are compared: the next version of a machine may have added to its snapshot.
+        """
+        seen: dict[type[StateMachine], tuple[str, bytes]] = {}
         other = self.reference.applier
         if all(node.applier.index == other.index for node in nodes):
-            seen[other.machine.snapshot_version] = ("the reference", snapshot_of(other.machine))
+            seen[type(other.machine)] = ("the reference", snapshot_of(other.machine))
         for node in nodes:
             mine = node.applier
             name = f"node {node.id}"
-            who, state = seen.setdefault(mine.machine.snapshot_version, (name, snapshot_of(mine.machine)))
+            who, state = seen.setdefault(type(mine.machine), (name, snapshot_of(mine.machine)))
             if state != snapshot_of(mine.machine):
                 self._fail(node, "state-machine safety", f"{who} and {name} differ at entry {mine.index}")
             if mine.index == other.index:
@@ -428,14 +443,26 @@ class Checker(Observer):
 
 
 class Reference:
-    """One applier beside the cluster that follows the log as far as any replica has applied it."""
+    """One applier beside the cluster that follows the log as far as any replica has applied it.
 
-    def __init__(self, maker: MachineMaker, after: After) -> None:
-        machine = maker()
+    Its machine is of the oldest version. Where the log asks for a newer one, that begins anew and applies all from the
+    first entry on: it has to come to the same answers.
+    """
+
+    def __init__(self, makers: tuple[MachineMaker, ...], after: After) -> None:
+        self._later = list(makers)
+        self._after = after
+        self._log: list[Entry] = []
+        self._changes: dict[int, Change] = {}
         self._executed: list[int] = []  # positions in the entry that is being applied
         self._calls: set[tuple[int, int]] = set()
-        apply = watched(machine, lambda place: self._executed.append(place.position), after)
-        self.applier = Applier(machine, timer=lambda: 0.0, apply=apply)
+        self.applier = self._next_version()
+
+    def _next_version(self) -> Applier:
+        machine = self._later.pop(0)()
+        self._calls.clear()
+        apply = watched(machine, lambda place: self._executed.append(place.position), self._after)
+        return Applier(machine, timer=lambda: 0.0, apply=apply)
 
     @property
     def index(self) -> int:
@@ -447,10 +474,21 @@ class Reference:
         for entry in job.entries:
             if entry.index != self.index + 1:
                 continue
-            self._executed.clear()
-            self.applier.run(ApplyJob([entry], job.changes))
-            if self._executed:
-                self._check_once(entry)
+            self._log.append(entry)
+            self._changes |= job.changes
+            failure = self._apply(entry)
+            while failure is not None and failure.cause is Cause.VERSION and self._later:
+                self.applier = self._next_version()
+                for each in self._log:
+                    failure = self._apply(each)
+
+    def _apply(self, entry: Entry) -> LocalFailure | None:
+        self._executed.clear()
+        result = self.applier.run(ApplyJob([entry], self._changes))
+        assert isinstance(result, Applied)
+        if self._executed:
+            self._check_once(entry)
+        return result.failure
 
     def _check_once(self, entry: Entry) -> None:
         executed = set(self._executed)

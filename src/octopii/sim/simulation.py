@@ -139,7 +139,7 @@ class Run:
     def __init__(self, plan: Plan, workload: Workload, factories: tuple[MachineFactory, ...]) -> None:
         self.plan = plan
         self.workload = workload
-        self.checker = Checker(factories[0])
+        self.checker = Checker(factories)
         self.world = World(plan.seed, observer=self.checker)
         self.cluster = Cluster(self.world, plan, factories)
         self.checker.cluster = self.cluster
