@@ -81,7 +81,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, eq=True):
     """Folder of the log and the snapshots, private to the node. None means `octopii-<node_id>`."""
 
     is_initial_leader: bool = False
-    """Whether this node founds the cluster; say so on exactly one node. Ignored once the folder is not empty."""
+    """Whether this node founds the cluster; say so on one node alone, later if forgotten. Ignored once it has a cluster."""
 
     # --- times ---
 
@@ -355,7 +355,8 @@ def _known(settings: Mapping[str, Any]) -> dict[str, Any]:
     for name in settings:
         if name not in _FIELDS:
             near = difflib.get_close_matches(name, _FIELDS, n=1, cutoff=0.0)[0]
-            raise ConfigError(f"there is no setting {name!r}; the nearest is {near!r}", field=name)
+            hint = "it is given by --machine" if name == "machine" else f"the nearest is {near!r}"
+            raise ConfigError(f"there is no setting {name!r}; {hint}", field=name)
     return dict(settings)
 
 
@@ -435,7 +436,7 @@ def _check_security(config: Config) -> None:
     if missing and not config.insecure and not is_loopback(host):
         raise ConfigError(
             f"bind_addr {config.bind_addr!r} can be reached from other machines: give the three TLS files, bind to a "
-            "loopback address such as 127.0.0.1, or say insecure=True",
+            "loopback address such as 127.0.0.1, or say insecure=True (--insecure)",
             field="bind_addr",
         )
 

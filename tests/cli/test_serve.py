@@ -3,6 +3,7 @@
 import json
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from octopii.cli.serve import stop_seconds
 from octopii.version import VERSION
-from tests.cli.processes import Server, free_addresses, octopii, one_line
+from tests.cli.processes import OCTOPII, Server, free_addresses, octopii, one_line, patience_seconds
 
 
 @pytest.fixture
@@ -292,3 +293,19 @@ def test_what_a_replica_does_that_differs_is_chosen_at_the_start(tmp_path: Path,
     ran = octopii("serve", "--bind", address, "--on-divergence", "never")
     assert ran.returncode == 2
     assert b"resync" in ran.stderr
+
+
+def test_a_module_that_fails_is_told_with_its_line(tmp_path: Path) -> None:
+    """What is wrong inside a machine's module is not said to be missing, and the line in it is named."""
+    (tmp_path / "half_done.py").write_text("import octopii\n\nx = 1 / 0\n", encoding="utf-8")
+    for name, words in (
+        ("half_done:Machine", f"ZeroDivisionError: division by zero ({tmp_path / 'half_done.py'}:3)"),
+        ("not_there:Machine", "it is looked for among the installed packages and in the folder"),
+    ):
+        ran = subprocess.run(
+            [OCTOPII, "serve", "--bind", "127.0.0.1:0", "--machine", name],
+            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=patience_seconds,
+        )  # fmt: skip
+        assert ran.returncode == 2
+        assert words in ran.stderr
+        assert "Traceback" not in ran.stderr

@@ -69,7 +69,7 @@ MEANINGS = {
     EXIT_REFUSED: "a node refused: certificate, cluster, removed or wiped node",
     EXIT_LOG: "the log or its folder cannot be used: locked, damaged, full",
     EXIT_NETWORK: "an address cannot be bound: in use, or not this machine's",
-    EXIT_INTERRUPTED: "Ctrl-C",
+    EXIT_INTERRUPTED: "Ctrl-C; a server that it ends in good order has status 0",
 }
 """The codes as the reference explains them."""
 
