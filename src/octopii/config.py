@@ -81,7 +81,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, eq=True):
     """Folder of the log and the snapshots, private to the node. None means `octopii-<node_id>`."""
 
     is_initial_leader: bool = False
-    """Whether this node founds the cluster; say so on one node alone, later if forgotten. Ignored once it has a cluster."""
+    """Whether this node founds the cluster: say so on one node alone, later if forgotten. Ignored once it has one."""
 
     # --- times ---
 
