@@ -8,12 +8,13 @@ import asyncio
 import concurrent.futures
 import json
 import logging
+import math
 import random
 import secrets
 import ssl
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -63,14 +64,7 @@ class ClientSettings:
         timeout: float,
         limits: CallLimits | None,
     ) -> None:
-        self.addresses = addresses.split(",") if isinstance(addresses, str) else list(addresses)
-        if not self.addresses:
-            raise ConfigError("a client needs at least one node's address", field="addresses")
-        for address in self.addresses:
-            try:
-                parse_address(address)
-            except ValueError as error:
-                raise ConfigError(f"addresses: {error}", field="addresses") from None
+        self.addresses = _addresses(addresses)
         files = (tls_ca_file, tls_certificate_file, tls_key_file)
         self.tls: ssl.SSLContext | None = None
         if any(files):
@@ -79,8 +73,30 @@ class ClientSettings:
             self.tls = make_context(
                 ssl.PROTOCOL_TLS_CLIENT, ca=tls_ca_file, certificate=tls_certificate_file, key=tls_key_file
             )
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
+            raise ConfigError(f"timeout has to be a number of seconds above 0, not {timeout!r}", field="timeout")
+        if limits is not None and not isinstance(limits, CallLimits):
+            raise ConfigError(f"limits has to be CallLimits(...), not {limits!r}", field="limits")
         self.timeout = timeout
         self.limits = limits
+
+
+def _addresses(given: Sequence[str] | str) -> list[str]:
+    """The addresses one by one; raises `ConfigError` for what is none."""
+    if not isinstance(given, Iterable) or isinstance(given, bytes | bytearray):
+        text = f'addresses has to be "host:port", or several of these (a list, or commas between), not {given!r}'
+        raise ConfigError(text, field="addresses")
+    addresses = given.split(",") if isinstance(given, str) else list(given)
+    if not addresses:
+        raise ConfigError("a client needs at least one node's address", field="addresses")
+    for address in addresses:
+        try:
+            if not isinstance(address, str):
+                raise ValueError(f'an address is "host:port", not {address!r}')
+            parse_address(address)
+        except ValueError as error:
+            raise ConfigError(f"addresses: {error}", field="addresses") from None
+    return addresses
 
 
 class _Line:

@@ -19,6 +19,7 @@ along the log, `SnapshotSource` turns whatever `snapshot` returned into bounded 
 between `restore` and `migrate`. Programs that only write state machines never need these.
 """
 
+import inspect
 import math
 import random
 from abc import ABC, abstractmethod
@@ -248,6 +249,23 @@ class StateMachine(ABC):
             f"{name} reads snapshots of version {self.snapshot_version}, this one has version {version}, "
             f"and {name} has no migrate() for it"
         )
+
+
+def require_machine(machine: object) -> None:
+    """Raises `TypeError` for what no replica can drive: a class, another object, methods that are coroutines."""
+    if isinstance(machine, type):
+        name = machine.__name__
+        raise TypeError(f"state_machine is an instance of a StateMachine, not the class {name}: give {name}(...)")
+    if not isinstance(machine, StateMachine):
+        raise TypeError(f"state_machine is an instance of a StateMachine, not {machine!r}")
+    for name in ("apply", "query", "compact", "snapshot", "restore", "migrate", "digest"):
+        method = getattr(machine, name)
+        if not inspect.iscoroutinefunction(method) and not inspect.isasyncgenfunction(method):
+            continue
+        way_out = "it has to be a plain method"
+        if name in ("apply", "query", "compact") and inspect.iscoroutinefunction(method):
+            way_out = "derive the class from octopii.machines.AsyncStateMachine, or make it a plain method"
+        raise TypeError(f"{type(machine).__name__}.{name} is async, which a StateMachine's methods are not: {way_out}")
 
 
 # --- the replica's side -----------------------------------------------------------------------------------------

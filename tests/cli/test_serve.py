@@ -147,6 +147,13 @@ def test_a_module_that_raises_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "abstract.py").write_text("from octopii import StateMachine\nclass Machine(StateMachine): pass\n")
     assert "ZeroDivisionError" in refused("--machine", "broken:Machine", cwd=tmp_path)
     assert "TypeError" in refused("--machine", "abstract:Machine", cwd=tmp_path)
+    (tmp_path / "coroutine.py").write_text(
+        "from octopii.machines import KvStateMachine\n"
+        "class Machine(KvStateMachine):\n    async def apply(self, command): return command\n"
+    )
+    assert "--machine coroutine:Machine: Machine.apply is async" in refused(
+        "--machine", "coroutine:Machine", cwd=tmp_path
+    )
 
 
 def test_an_unknown_setting_names_the_nearest(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from octopii.node.security import server_context
 from octopii.replica.backup import found_from_file
 from octopii.replica.founding import CLUSTER_ID_BYTES
 from octopii.replica.replica import GROUP
-from octopii.state_machine import StateMachine
+from octopii.state_machine import StateMachine, require_machine
 from octopii.walrus.vfs import RealFileSystem
 from octopii.wire.handshake import STORAGE_ID_BYTES
 
@@ -89,9 +89,14 @@ def load_machine(name: str) -> StateMachine:
     """Import "package.module:Class" and make one; raises `ConfigError` that says what is wrong."""
     found = load_class(name, option="--machine", base=StateMachine)
     try:
-        return found()
+        made = found()
     except Exception as error:
         raise ConfigError(f"{name}() raised {type(error).__name__}: {error}", field="machine") from error
+    try:
+        require_machine(made)
+    except TypeError as error:
+        raise ConfigError(f"--machine {name}: {error}", field="machine") from None
+    return made
 
 
 def parse_peers(peers: list[str]) -> dict[int, str]:

@@ -22,7 +22,7 @@ from octopii.node.gathering import Sink, check_size
 from octopii.node.local_calls import Handed
 from octopii.node.operations import Kind, Operation, seconds_of, value_of
 from octopii.node.workers import SyncThreads
-from octopii.state_machine import StateMachine
+from octopii.state_machine import StateMachine, require_machine
 from octopii.wire.call import CallMachine
 from octopii.wire.codec import Answer
 
@@ -132,6 +132,9 @@ class Host:
     def __init__(
         self, config: Config, machine: StateMachine, *, sync_threads: SyncThreads | None, skip: frozenset[int]
     ) -> None:
+        if not isinstance(config, Config):
+            raise TypeError(f"config is an octopii.Config, not {config!r}")
+        require_machine(machine)
         self.config = config
         self._machine = machine
         self._own_threads = sync_threads is None

@@ -65,7 +65,10 @@ class OctopiiNode(NodeFacts, AsyncOperations):
     def __init__(
         self, config: Config, state_machine: StateMachine, *, skip_indexes: frozenset[int] = frozenset()
     ) -> None:
-        """`skip_indexes`: log entries whose commands are answered instead of applied (a way out; see operations)."""
+        """`skip_indexes`: log entries whose commands are answered instead of applied (a way out; see operations).
+
+        Raises `TypeError` when `state_machine` is no instance of a `StateMachine`, or one with `async def` methods.
+        """
         self._host = Host(config, state_machine, sync_threads=None, skip=skip_indexes)
         self._begin_one = self._host.begin_one
 

@@ -59,9 +59,11 @@ class OctopiiRuntime:
     """Gives `BlockingNode`s to a program, and shares `worker_threads` threads that wait for disks among them."""
 
     def __init__(self, worker_threads: int = 1) -> None:
-        if not 1 <= worker_threads <= max_worker_threads:
+        fits = isinstance(worker_threads, int) and not isinstance(worker_threads, bool)
+        if not fits or not 1 <= worker_threads <= max_worker_threads:
             raise ConfigError(
-                f"worker_threads has to be from 1 to {max_worker_threads}, not {worker_threads}", field="worker_threads"
+                f"worker_threads has to be a whole number from 1 to {max_worker_threads}, not {worker_threads!r}",
+                field="worker_threads",
             )
         self._threads = SyncThreads(worker_threads)
         self._nodes: list[BlockingNode] = []
