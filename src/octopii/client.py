@@ -122,7 +122,7 @@ class _Line:
     def admitted(self, connection: Connection, peer: Hello) -> None:
         """The node has let us in."""
         self._core.cluster_id = self._core.cluster_id or peer.cluster_id
-        self._core.connected(self, peer.node_id)
+        self._core.connected(self, peer)
 
     def frames_arrived(self, connection: Connection, frames: Frames) -> None:
         """Replies."""
@@ -247,10 +247,12 @@ class ClientCore:
         except (OSError, ValueError) as error:
             self.disconnected(line, explained(error))
 
-    def connected(self, line: _Line, node_id: int) -> None:
+    def connected(self, line: _Line, node: Hello) -> None:
         """A node has admitted us."""
         if self._lines.get(line.address) is line:
-            self.machine.connected(line.address, node_id=node_id, now=time.monotonic())
+            self.machine.connected(
+                line.address, node_id=node.node_id, now=time.monotonic(), max_frame_bytes=node.max_frame_bytes
+            )
             self._wake()
 
     def disconnected(self, line: _Line, error: BaseException | None) -> None:

@@ -25,6 +25,8 @@ from octopii import (
     ShuttingDown,
     StateMachine,
     TooLarge,
+    TypedStateMachine,
+    command,
 )
 from octopii.errors import LogInUse
 from octopii.node import add_learner
@@ -59,6 +61,18 @@ class Gate(StateMachine):
     def restore(self, data: memoryview) -> None:
         """The count."""
         self.count = int(bytes(data))
+
+
+class Typed(TypedStateMachine):
+    """One command with an argument of any length."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    @command
+    def put(self, text: str) -> None:
+        """Keep it."""
+        self.text = text
 
 
 class Wide(StateMachine):
@@ -333,6 +347,38 @@ def test_a_timeout_that_is_no_number_is_refused_and_harms_nobody(
     asyncio.run(main())
 
 
+def test_what_fits_no_frame_is_too_large_at_once_from_clients(tmp_path: Path) -> None:
+    """No node could read it, so the client says so before it sends it; the connection and other calls live on."""
+    big = bytes(20_000_000)
+
+    async def play() -> None:
+        async with running(tmp_path) as cluster, Client(list(cluster.addresses.values())) as client:
+            assert await client.propose(b"SET a 1", timeout=patience) == b"OK"
+            for call in (
+                client.propose(big, timeout=patience),
+                client.query(b"GET " + big, timeout=patience),
+                client.call(Typed.put.options(timeout=patience), big.decode()),
+                client.propose_batch([bytes(1_000_000)] * 17, timeout=patience),
+            ):
+                beside = asyncio.ensure_future(client.propose(b"SET b 2", timeout=patience))
+                with pytest.raises(TooLarge, match="max_frame_bytes = 16777216"):
+                    await call
+                assert await beside == b"OK"
+
+            def block() -> None:
+                with BlockingClient(list(cluster.addresses.values())) as client:
+                    with pytest.raises(TooLarge):
+                        client.propose(big, timeout=patience)
+                    with pytest.raises(TooLarge):
+                        client.propose_batch([bytes(1_000_000)] * 17, timeout=patience)
+                    with pytest.raises(TooLarge):
+                        client.query(big, timeout=patience)
+
+            await asyncio.to_thread(block)
+
+    asyncio.run(play())
+
+
 def test_a_port_or_folder_in_use_is_an_error_of_the_start(tmp_path: Path) -> None:
     """The second node on a port gets `OSError`, in a folder `LogInUse`; the first goes on, and nothing is left over."""
 
@@ -382,6 +428,6 @@ def test_a_subclass_of_bytes_is_a_command_like_any_other() -> None:
     class Tagged(bytes):
         pass
 
-    for command in (Tagged(b"x"), bytearray(b"x"), memoryview(b"x"), "x", b"x"):
-        assert as_bytes(command) == b"x"
-        assert type(as_bytes(command)) is bytes
+    for given in (Tagged(b"x"), bytearray(b"x"), memoryview(b"x"), "x", b"x"):
+        assert as_bytes(given) == b"x"
+        assert type(as_bytes(given)) is bytes

@@ -49,6 +49,7 @@ class ModelCluster:
         self.now = 0.0
         self.addresses = [f"n{number}" for number in range(1, nodes + 1)]
         self.leader = 1
+        self.max_frame_bytes = 0
         self.applied: list[bytes] = []
         self.sent: list[tuple[str, Request]] = []
         self.outcomes: dict[int, object] = {}
@@ -123,7 +124,9 @@ class ModelCluster:
             return
         self._lives += 1
         self._links[address] = self._lives
-        self.machine.connected(address, node_id=self.node_of(address), now=self.now)
+        self.machine.connected(
+            address, node_id=self.node_of(address), now=self.now, max_frame_bytes=self.max_frame_bytes
+        )
         self.reply(address, LeaderHint(self.leader, self.address_of(self.leader)))
 
     def node_of(self, address: str) -> int:

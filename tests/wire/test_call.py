@@ -6,6 +6,7 @@ import pytest
 
 from octopii.errors import (
     ApplyFailed,
+    CallTimeout,
     CommandError,
     ConfigError,
     ConnectionLost,
@@ -13,8 +14,9 @@ from octopii.errors import (
     RemovedNode,
     TooLarge,
 )
+from octopii.wire.attempts import REQUEST_BYTES
 from octopii.wire.call import CallLimits, CallMachine, unwrap
-from octopii.wire.codec import ApplyFailedAnswer, CommandErrorAnswer
+from octopii.wire.codec import ApplyFailedAnswer, CallGroup, CommandErrorAnswer
 from octopii.wire.links import LinkLimits
 from octopii.wire.requests import (
     Campaign,
@@ -25,11 +27,13 @@ from octopii.wire.requests import (
     ForceSnapshot,
     Propose,
     ProposeAnswers,
+    ProposeSince,
     Query,
     ReadIndex,
     Report,
     SessionRequest,
     StatusRequest,
+    encode_request,
 )
 from tests.wire.model_cluster import Faults, cluster, proposals, silent
 
@@ -347,6 +351,61 @@ def test_a_batch_beyond_the_window_is_too_large() -> None:
     model = cluster(limits=CallLimits(window_calls=10))
     with pytest.raises(TooLarge):
         model.machine.propose([b""] * 11, deadline=5.0)
+
+
+def test_what_fits_no_frame_of_the_node_is_too_large_at_once() -> None:
+    """A node would cut the connection off rather than answer: the call fails before it is sent, others go on."""
+    model = silent()
+    model.max_frame_bytes = 1000
+    large = model.machine.propose([bytes(2000)], deadline=10.0)
+    batch = model.machine.propose([bytes(90)] * 20, deadline=10.0)
+    query = model.machine.query([bytes(2000)], consistency=Consistency.STALE, deadline=10.0, now=0.0)
+    small = model.machine.propose([bytes(500)], deadline=10.0)
+    model.run(0.5)
+    for call, size, what in ((large, 2000, "a command"), (batch, 1800, "20 commands"), (query, 2000, "a command")):
+        error = model.outcomes[call]
+        assert isinstance(error, TooLarge)
+        assert (error.size, error.limit) == (size, 1000)
+        assert str(error) == f"{what} of {size} bytes fit no frame that the nodes read (max_frame_bytes = 1000)"
+    assert [request.group.commands for request in proposals(model)] == [[bytes(500)]]
+    assert small not in model.outcomes
+    assert not any(isinstance(request, Query) for _, request in model.sent)
+
+
+def test_calls_that_fit_no_frame_together_go_alone() -> None:
+    """Each fits one by itself, so each is sent in one, with nothing lost and in order."""
+    model = cluster()
+    model.max_frame_bytes = 1000
+    calls = [model.machine.propose([b"%d" % number + bytes(600)], deadline=10.0) for number in range(3)]
+    model.run(1.0)
+    assert [model.outcomes[call] for call in calls] == [[b"ok:%d" % number + bytes(600)] for number in range(3)]
+    assert [len(request.group.commands) for request in proposals(model)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("length", [1, 255, 256, 65_535, 65_536])
+def test_what_is_sent_fits_a_frame_and_what_is_refused_does_not(length: int) -> None:
+    """The size that is reckoned with is that on the wire, but for the few bytes that a request may have beside."""
+    for count in (1, 2, 300):
+        group = CallGroup(session=2**60, first=2**60, acked=2**60, commands=[bytes(length)] * count)
+        size = len(encode_request(ProposeSince(2**60, group, 2**60)))
+        for frame, fits in ((size + REQUEST_BYTES, True), (size - 1, False)):
+            model = cluster()
+            model.max_frame_bytes = frame
+            call = model.machine.propose([bytes(length)] * count, deadline=10.0)
+            model.run(1.0)
+            assert isinstance(model.outcomes[call], list if fits else TooLarge), (count, frame)
+
+
+def test_a_try_that_was_lost_leaves_the_outcome_open_whatever_the_next_node_reads() -> None:
+    """A node that reads less than the one that had the call before cannot say that it was not applied."""
+    model = silent()
+    call = model.machine.propose([bytes(2000)], deadline=10.0)
+    model.run(0.5)
+    model.last()
+    model.max_frame_bytes = 1000
+    model.break_link(model.sent[-1][0])
+    model.run(12.0)
+    assert isinstance(model.outcomes[call], CallTimeout)
 
 
 def test_calls_that_are_too_large_together_go_alone() -> None:

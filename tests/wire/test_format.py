@@ -24,7 +24,7 @@ from octopii.wire.frames import (
 from octopii.wire.handshake import MAX_REFUSAL_CHARACTERS, RefusalKind
 from octopii.wire.peer_frames import MAX_MESSAGES_PER_FRAME
 from octopii.wire.requests import FailureKind, PeerMessage, Pulse, Reply, Request
-from tests.wire.samples import DECODERS
+from tests.wire.samples import DECODERS, HELLO
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "format_v1.txt"
@@ -60,6 +60,11 @@ SHORTER: list[tuple[str, str, object]] = [
     ("peer", "940acf17979cfe362a0000c3c400", PULSE),
     ("peer", "990acf17979cfe362a0000c3c4000403cd03e803cd03e9", Pulse(PULSE.wall, True, b"", 4, 3, 1000, 3, 1001)),
     ("peer", "9c0acf17979cfe362a0000c3c400000000000001cd03e8c400", Pulse(PULSE.wall, True, digest_index=1000)),
+    (
+        "hello",
+        "9a0102c41063636363636363636363636363636363c410737373737373737373737373737373730001a3623a31000000",
+        HELLO,
+    ),
 ]
 """What was sent before a message got more fields."""
 

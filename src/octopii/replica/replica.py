@@ -256,6 +256,7 @@ class Replica:
             python_minor=python_minor,
             last_index=last,
             last_term=self.store.term(last),
+            max_frame_bytes=self.config.max_frame_bytes,
         )
 
     def standing(self, *, secure: bool = False) -> Standing:

@@ -30,6 +30,9 @@ from octopii.wire.requests import (
     StatusRequest,
 )
 
+REQUEST_BYTES = 128
+"""Most bytes of a request beside its commands: a dozen numbers of up to 9 bytes, and the heads of its arrays."""
+
 _REPEATABLE = (Query, StatusRequest, PeerProgressRequest, ReadIndex)
 """Requests that change nothing."""
 
@@ -70,6 +73,10 @@ class Attempt(msgspec.Struct, eq=False, kw_only=True):
     def wanted(self) -> int:
         """How many answers are to come."""
         return 0
+
+    def fits(self, max_frame_bytes: int) -> bool:
+        """Whether the request is at most so long."""
+        return True
 
     @property
     def repeatable(self) -> bool:
@@ -131,6 +138,11 @@ class Single(Attempt):
         """One for each question."""
         return len(self.template.commands) if isinstance(self.template, Query) else 0
 
+    def fits(self, max_frame_bytes: int) -> bool:
+        """Whether the questions are few and short enough."""
+        commands = self.template.commands if isinstance(self.template, Query) else []
+        return _fit(commands, self.call.size, max_frame_bytes)
+
     def request(self) -> Request:
         """Return what to send."""
         return msgspec.structs.replace(self.template, request_id=self.request_id)
@@ -155,6 +167,10 @@ class Group(Attempt):
         """One for each command."""
         return len(self.commands)
 
+    def fits(self, max_frame_bytes: int) -> bool:
+        """Whether the commands are few and short enough."""
+        return _fit(self.commands, self.size, max_frame_bytes)
+
     def request(self) -> Request:
         """Return what to send: always the same numbers and commands, `acked` as of now."""
         session = self.session
@@ -165,6 +181,17 @@ class Group(Attempt):
 
 
 Carrier: TypeAlias = Group | Single
+
+
+def _fit(commands: list[bytes], size: int, max_frame_bytes: int) -> bool:
+    """Whether a request with commands, of `size` bytes without their heads, fits a frame."""
+    room = max_frame_bytes - REQUEST_BYTES - size
+    return 5 * len(commands) <= room or sum(map(_head_bytes, commands)) <= room
+
+
+def _head_bytes(command: bytes) -> int:
+    """Bytes by which MessagePack says the length of a command."""
+    return 2 if len(command) < 1 << 8 else 3 if len(command) < 1 << 16 else 5
 
 
 class CallSession:

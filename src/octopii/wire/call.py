@@ -250,9 +250,9 @@ class CallMachine:
 
     # --- what happens -------------------------------------------------------------------------------------------
 
-    def connected(self, address: str, *, node_id: int, now: float) -> None:
-        """A dialled node has admitted us."""
-        self._courier.connected(address, node_id, now)
+    def connected(self, address: str, *, node_id: int, now: float, max_frame_bytes: int = 0) -> None:
+        """A dialled node has admitted us; it reads frames of `max_frame_bytes` at most (0: of any length)."""
+        self._courier.connected(address, node_id, now, max_frame_bytes=max_frame_bytes)
 
     def disconnected(
         self, address: str, *, now: float, why: str = "the connection broke", refusal: RefusedError | None = None
@@ -327,9 +327,13 @@ class CallMachine:
             links.close()
         elif self._wants_link:
             links.ensure(now)
-            if links.ready(now):
+            while links.ready(now):
                 self._number_waiting(now)
-                self._courier.flush(now)
+                too_long = self._courier.flush(now)
+                for attempt in too_long:
+                    self._handle_failure(attempt, _fits_no_frame(attempt, self._courier.frame_bytes), now)
+                if not too_long:
+                    break
         actions: list[Action] = [*self._courier.take_actions()]
         if self._results:
             actions.append(Resolve(self._results))
@@ -534,6 +538,14 @@ class CallMachine:
         reasons = [f"{address}: {why}" for address, why in links.unreachable.items()]
         text = refusal.text if refusal else "; ".join(reasons[-MAX_REASONS:]) or "it took too long"
         return NoLeader(f"no node of the cluster could be reached in time: {text}", unreachable=links.unreachable)
+
+
+def _fits_no_frame(attempt: Attempt, limit: int) -> Failure:
+    """What a node would say of a request if it could read it; unread, it would only end the connection."""
+    size = attempt.size if isinstance(attempt, Group) else attempt.call.size if isinstance(attempt, Single) else 0
+    what = "a command" if attempt.wanted == 1 else f"{attempt.wanted} commands"
+    text = f"{what} of {size} bytes fit no frame that the nodes read (max_frame_bytes = {limit})"
+    return Failure(request_id=0, kind=FailureKind.TOO_LARGE, text=text, size=size, limit=limit)
 
 
 def _too_large_together(group: Group, kind: FailureKind) -> bool:

@@ -36,6 +36,7 @@ class Courier:
         self._next_request = 1
         self._last_heard: dict[str, float] = {}
         self._sends: dict[str, list[Request]] = {}
+        self._frame_bytes: dict[str, int] = {}  # of the nodes that have said how long a frame they read
 
     @property
     def has_unsent(self) -> bool:
@@ -46,11 +47,21 @@ class Courier:
         """Send an attempt, again perhaps, as soon as there is a link."""
         self._unsent[attempt] = None
 
-    def flush(self, now: float) -> None:
-        """Send all that waits on the link in use; there has to be one."""
+    def flush(self, now: float) -> list[Attempt]:
+        """Send all that waits on the link in use; there has to be one. Returns what is too long for the node there."""
+        limit = self.frame_bytes
+        too_long = [attempt for attempt in self._unsent if not attempt.fits(limit)] if limit else []
+        for attempt in too_long:
+            del self._unsent[attempt]
         for attempt in self._unsent:
             self._send(attempt, now)
         self._unsent.clear()
+        return too_long
+
+    @property
+    def frame_bytes(self) -> int:
+        """Longest request that the node in use reads, 0 where it has not said or there is none."""
+        return 0 if self.links.current is None else self._frame_bytes.get(self.links.current, 0)
 
     def drop(self, attempt: Attempt) -> None:
         """Nobody waits for it any more: an answer that still comes is ignored."""
@@ -81,9 +92,10 @@ class Courier:
 
     # --- what happens; the lost attempts are returned -----------------------------------------------------------
 
-    def connected(self, address: str, node_id: int, now: float) -> None:
+    def connected(self, address: str, node_id: int, now: float, *, max_frame_bytes: int) -> None:
         """A dialled node has admitted us."""
         self._last_heard[address] = now
+        self._frame_bytes[address] = max_frame_bytes
         self.links.connected(address, node_id, now)
 
     def disconnected(self, address: str, now: float, *, why: str, refusal: RefusedError | None) -> list[Attempt]:

@@ -88,6 +88,7 @@ class Hello(msgspec.Struct, array_like=True, frozen=True, kw_only=True, gc=False
 
     `target` is the node that the dialer means to reach, 0 where it does not matter. `last_index` and `last_term` are
     the end of the node's log: a member whose log ends before what it acknowledged is noticed by them.
+    `max_frame_bytes` is the longest payload that the sender reads after the handshake, 0 where it is not said.
     """
 
     role: Role
@@ -100,6 +101,7 @@ class Hello(msgspec.Struct, array_like=True, frozen=True, kw_only=True, gc=False
     python_minor: Number = 0
     last_index: Number = 0
     last_term: Number = 0
+    max_frame_bytes: Number = 0
 
     @property
     def is_node(self) -> bool:
