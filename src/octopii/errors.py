@@ -122,7 +122,11 @@ class CommandError(Rejected):
 
 
 class ApplyFailed(Rejected):
-    """`apply` raised something other than `CommandError`; `exception` is the type's name."""
+    """The machine raised something other than `CommandError`; `exception` is the type's name, and begins the text.
+
+    What follows it is what the answering node saw, and may be missing: only the name is part of the replicated state.
+    The node whose machine raised logs the traceback.
+    """
 
     def __init__(self, message: str, *, exception: str) -> None:
         super().__init__(message)

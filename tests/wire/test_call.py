@@ -102,7 +102,10 @@ def test_unwrap_gives_what_users_see() -> None:
     failed = unwrap(ApplyFailedAnswer("KeyError"))
     assert isinstance(failed, ApplyFailed)
     assert failed.exception == "KeyError"
-    assert "KeyError" in str(failed)
+    assert str(failed) == "KeyError"
+    assert str(unwrap(ApplyFailedAnswer("ZeroDivisionError", "division by zero"))) == (
+        "ZeroDivisionError: division by zero"
+    )
 
 
 def test_a_client_needs_an_address() -> None:

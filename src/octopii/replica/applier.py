@@ -37,6 +37,7 @@ from octopii.replica.jobs import (
     SnapshotFailed,
     SnapshotView,
 )
+from octopii.replica.machine_errors import MachineErrors
 from octopii.replica.roster import Roster, members_of
 from octopii.replica.sessions import Session, SessionTable, Verdict, decode_sessions
 from octopii.state_machine import ClockDriver, SnapshotSource, StateMachine, restore_snapshot
@@ -114,6 +115,7 @@ class Applier:
         self._slow_seconds = slow_seconds
         self._failure: LocalFailure | None = None
         self._report = _Report()
+        self._errors = MachineErrors()
 
     def run(self, job: Job) -> Result:
         """Do one job; never raises for what the user's code does."""
@@ -151,6 +153,7 @@ class Applier:
             active_version=self.active_version,
             digests=report.digests,
             failure=self._failure,
+            errors=self._errors.take(),
         )
 
     def _apply_entry(self, entry: Entry, changes: dict[int, Change]) -> None:
@@ -219,7 +222,7 @@ class Applier:
                 self._fail(entry.index, trouble)
                 break
             except Exception as error:  # noqa: BLE001  (any Exception of the user's code is an answer)
-                append(ApplyFailedAnswer(type(error).__name__, _text_of(error)))
+                append(self._raised("apply", entry.index, error))
             except BaseException as trouble:  # noqa: BLE001  (SystemExit and its like must not end the apply thread)
                 self._fail(entry.index, trouble)
                 break
@@ -275,6 +278,7 @@ class Applier:
             self._fail(index, trouble)
             return
         except Exception as error:  # noqa: BLE001  (raised on every replica alike, or a difference like any other)
+            self._raised("digest", index, error)
             own = xxhash.xxh3_64_digest(f"digest() raised {type(error).__name__}".encode())
         except BaseException as trouble:  # noqa: BLE001
             self._fail(index, trouble)
@@ -290,6 +294,7 @@ class Applier:
         except local_exceptions as trouble:
             self._fail(index, trouble)
         except Exception as error:  # noqa: BLE001  (a compaction that raises does so on every replica)
+            self._raised("compact", index, error)
             self._fold([ApplyFailedAnswer(type(error).__name__)])
         except BaseException as trouble:  # noqa: BLE001
             self._fail(index, trouble)
@@ -298,6 +303,12 @@ class Applier:
         self.conf_state = change.conf_state
         self.roster.change(change.conf_state, members_of(change.added))
         self._report.roster_changed = True
+
+    def _raised(self, method: str, index: int, error: Exception) -> ApplyFailedAnswer:
+        """The answer that an unexpected exception becomes."""
+        text = _text_of(error)
+        self._errors.note(method, index, error, text)
+        return ApplyFailedAnswer(type(error).__name__, text)
 
     def _fail(self, index: int, trouble: BaseException) -> None:
         self._failure = LocalFailure(index, f"{type(trouble).__name__}: {_text_of(trouble)}")
@@ -318,8 +329,8 @@ class Applier:
             except CommandError as refusal:
                 answers.append(_refused(refusal))
             except Exception as error:  # noqa: BLE001  (any Exception of the user's code is an answer)
-                answers.append(ApplyFailedAnswer(type(error).__name__, _text_of(error)))
-        return Queried(job.token, answers, None)
+                answers.append(self._raised("query", self.index, error))
+        return Queried(job.token, answers, None, self._errors.take())
 
     # --- snapshots ----------------------------------------------------------------------------------------------
 

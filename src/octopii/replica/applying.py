@@ -37,6 +37,7 @@ from octopii.replica.jobs import (
     SnapshotFailed,
     SnapshotWritten,
 )
+from octopii.replica.machine_errors import MachineError
 from octopii.replica.roster import Roster, members_of
 from octopii.replica.snapshots import Payload
 from octopii.wire.codec import Found, decode_entry, decode_members
@@ -203,6 +204,7 @@ class Applying:
         if isinstance(result, Applied):
             self._applied(result)
         elif isinstance(result, Queried):
+            self._log_errors(result.errors)
             if self.failure is not None:  # found meanwhile: what the state says is nobody's answer
                 result = msgspec.structs.replace(result, failure=self.failure)
             replica.reads.answered(result, lease_holds=replica.lease_holds)
@@ -217,6 +219,7 @@ class Applying:
         replica = self._replica
         for index, size, seconds in result.slow:
             logger.warning("applying a command of %d bytes in entry %d took %.0f ms", size, index, seconds * 1e3)
+        self._log_errors(result.errors)
         self.handed_bytes = max(0, self.handed_bytes - result.entry_bytes)
         self.applied_index = max(self.applied_index, result.index)
         self.applied_time = max(self.applied_time, result.time)
@@ -231,6 +234,15 @@ class Applying:
             self.stop(result.failure)
         else:
             replica.upkeep.applied(result)
+
+    def _log_errors(self, errors: list[MachineError]) -> None:
+        """Say what the machine raised: callers have been told, and nobody else would ever know."""
+        for each in errors:
+            what = f"{each.method}() raised {each.text} (entry {each.index})"
+            if each.trace:
+                logger.error("node %d: %s\n%s", self._replica.config.node_id, what, each.trace)
+            else:
+                logger.error("node %d: %s, %s times by now", self._replica.config.node_id, what, f"{each.count:,}")
 
     def stop(self, failure: LocalFailure) -> None:
         """This replica alone is in trouble: it keeps its log and its vote, and answers no more."""

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import msgspec
 
 from octopii.raft import ConfState, Entry
+from octopii.replica.machine_errors import MachineError
 from octopii.replica.roster import Roster
 from octopii.replica.sessions import Session, Verdict
 from octopii.state_machine import SnapshotSource
@@ -140,7 +141,8 @@ class Applied(msgspec.Struct, frozen=True):
     `slow` lists (index, command bytes, seconds) of commands over the limit; `roster` is a copy when it changed, and
     `conf_state` the membership that goes with it; `sessions` counts the open ones;
     `wants_compaction` tells whether time matters to the machine; `active_version` is that of its commands;
-    `digests` lists (index, digests) of the entries at which replicas are compared.
+    `digests` lists (index, digests) of the entries at which replicas are compared; `errors` is what the machine raised
+    that is to be reported.
     """
 
     index: int
@@ -158,6 +160,7 @@ class Applied(msgspec.Struct, frozen=True):
     active_version: int
     digests: list[tuple[int, bytes]]
     failure: LocalFailure | None
+    errors: list[MachineError] = []
 
 
 class Queried(msgspec.Struct, frozen=True):
@@ -166,6 +169,7 @@ class Queried(msgspec.Struct, frozen=True):
     token: int
     answers: list[Answer]
     failure: LocalFailure | None
+    errors: list[MachineError] = []
 
 
 class SnapshotView(msgspec.Struct, frozen=True):

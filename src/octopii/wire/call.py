@@ -158,7 +158,8 @@ def unwrap(answer: Answer) -> bytes | CommandError | ApplyFailed | QueryNotSuppo
     assert isinstance(answer, ApplyFailedAnswer)
     if answer.exception == QueryNotSupported.__name__:
         return QueryNotSupported(answer.text)
-    return ApplyFailed(answer.text or f"apply raised {answer.exception}", exception=answer.exception)
+    text = f"{answer.exception}: {answer.text}" if answer.text else answer.exception
+    return ApplyFailed(text, exception=answer.exception)
 
 
 _REFUSED_KINDS = frozenset(
