@@ -40,6 +40,34 @@ def test_the_code_in_the_documents_runs(code: str, tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
 
 
+def test_the_story_in_the_page_on_simulation_is_such_as_its_program_tells(tmp_path: Path) -> None:
+    """Line by line, in order, but for numbers and names; and nothing else is printed, on standard error neither."""
+    page = (ROOT / "docs/simulation.md").read_text(encoding="utf-8")
+    code = _block.findall(page)[0]
+    (tmp_path / "program.py").write_text(code, encoding="utf-8")
+    ran = subprocess.run(
+        [sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ran.stderr == ""
+    lines = ran.stdout.splitlines()
+    for start in (
+        r"seed \d+, profile crashes: state-machine safety: entry \d+, command \d+: b'RESERVE .* elsewhere b'RESERVE",
+        r"at [\d.]+ s, \d nodes?, \d clients?, \d+ faults? planned$",
+        r"  faults$",
+        r" +[\d.]+  fault \w+",
+        r" +[\d.]+  the quiet begins",
+        r"  node \d$",
+        r" +[\d.]+  is asked: Propose request_id=\d+ \(CallGroup session=\d+ first=\d+ acked=\d+ commands=",
+        r" +[\d.]+  (loses power|is killed)$",
+        r" +[\d.]+  starts$",
+        r"to see it again: Simulation\(Shop, workload=Shopping, seed=\d+, profile='crashes', ",
+    ):
+        at = next((at for at, line in enumerate(lines) if re.match(start, line)), None)
+        assert at is not None, (start, ran.stdout)
+        assert re.search(start, re.sub(r"\n(?=node 1;|faults=)", " ", page), re.MULTILINE), start
+        del lines[: at + 1]
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
 def test_links_between_documents_lead_somewhere(document: Path) -> None:
     """No document refers to a file that is not there."""

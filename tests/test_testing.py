@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
-from hypothesis import find, given
+from hypothesis import find, given, settings
 from hypothesis import strategies as st
 
 from octopii import TypedStateMachine, command, query
@@ -89,6 +89,32 @@ def test_the_cause_of_each_fault_is_named(machine: type[StateMachine], cause: Ca
 def test_a_sound_machine_may_keep_what_it_was_restored_from() -> None:
     """The bytes given to `restore` stay what they are for as long as they are referred to."""
     check(KeepsView)
+
+
+def test_commands_and_queries_may_be_text() -> None:
+    """Text is taken as UTF-8; what is no command, and a text in place of the list, is an error that says so."""
+    check_determinism(KvStateMachine, ["SET name Zoë", b"GET name"], queries=["GET name"], other_processes=False)
+    with pytest.raises(TypeError, match=r"a command is bytes .*, not int"):
+        check_determinism(KvStateMachine, [7], other_processes=False)  # type: ignore[list-item]
+    for alone in ("SET a b", b"SET a b"):
+        with pytest.raises(TypeError, match="commands is a list of commands"):
+            check_determinism(KvStateMachine, alone, other_processes=False)  # type: ignore[arg-type]
+
+
+def test_a_check_of_which_every_command_was_refused_warns() -> None:
+    """Nothing was compared then: the warning has the first command and what the machine said to it."""
+    with pytest.warns(UserWarning, match=r"refused every command.*'PUT a'.*it said: .") as caught:
+        check_determinism(KvStateMachine, ["PUT a", "PUT b"], other_processes=False)
+    assert caught[0].filename == __file__
+    check_determinism(KvStateMachine, ["PUT a", "SET a b"], other_processes=False)
+    check_determinism(KvStateMachine, [], other_processes=False)
+
+
+@settings(max_examples=3, deadline=None)
+@given(st.lists(st.just(b"PUT a"), min_size=1, max_size=2))
+def test_random_commands_that_are_all_refused_are_no_cause_for_a_warning(commands: list[bytes]) -> None:
+    """Among the lists that hypothesis draws some are refused whole."""
+    check_determinism(KvStateMachine, commands, other_processes=False)
 
 
 class FifthIsLucky(Good):

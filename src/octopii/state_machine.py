@@ -146,6 +146,17 @@ class Clock:
         return self._random
 
 
+def as_bytes(command: bytes | bytearray | memoryview | str) -> bytes:
+    """A command as plain bytes: text is encoded as UTF-8. Raises `TypeError` for anything else."""
+    if type(command) is bytes:
+        return command
+    if isinstance(command, str):
+        return command.encode()
+    if isinstance(command, bytes | bytearray | memoryview):  # a subclass of bytes too: the codec takes only plain ones
+        return bytes(command)
+    raise TypeError(f"a command is bytes (or str, taken as UTF-8), not {type(command).__name__}")
+
+
 class StateMachine(ABC):
     """Base class of everything that Octopii replicates: override `apply`, `snapshot` and `restore`.
 

@@ -52,6 +52,8 @@ def test_a_seed_that_fails_is_told_and_its_command_shows_it_again() -> None:
     assert "--faults" in words
     again = run(*words)
     assert again.returncode == 1
+    assert again.stderr == ""
+    assert "1 seed failed:" in again.stdout
     assert command in again.stdout.splitlines()
 
 
@@ -62,6 +64,7 @@ def test_what_is_wrong_with_the_command_line_is_one_line() -> None:
         (("--machine", "nowhere:Nothing"), "cannot be imported"),
         (("--machine", "tests.sim.specimens:Fickle"), "say what the clients of Fickle do"),
         (("--seed", "3", "--faults", "many"), "--faults"),
+        (("--seconds", "-1"), "0 seconds or more"),
         (("--seeds", "3", "--faults", "1,2"), "--faults goes with --seed"),
     ):
         ran = run(*arguments)

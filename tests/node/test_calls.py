@@ -30,7 +30,7 @@ from octopii import (
 )
 from octopii.errors import LogInUse
 from octopii.node import add_learner
-from octopii.node.operations import as_bytes
+from octopii.state_machine import as_bytes
 from tests.node.cluster import Cluster, patience, running, term_of, until
 
 

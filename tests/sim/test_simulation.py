@@ -1,6 +1,8 @@
 """The simulator: fixed seeds of every profile, that a seed decides everything, and that what is wrong is found."""
 
+import logging
 import os
+import random
 import subprocess
 import sys
 
@@ -9,7 +11,7 @@ import pytest
 
 from octopii.errors import ConfigError
 from octopii.machines import CounterStateMachine, RegistryStateMachine
-from octopii.sim import PROFILES, Report, Simulation, SimulationFailed, shrink
+from octopii.sim import PROFILES, Report, Simulation, SimulationFailed, Workload, shrink
 from octopii.sim.faults import KINDS
 from octopii.sim.plan import draw
 from octopii.state_machine import StateMachine
@@ -91,6 +93,9 @@ def test_a_profile_that_does_not_exist_is_an_error() -> None:
         draw(0, "weather")
     with pytest.raises(ConfigError, match="1 to 7"):
         draw(0, "calm", members=8)
+    for seconds in (-1.0, float("nan")):
+        with pytest.raises(ConfigError, match="0 seconds or more"):
+            draw(0, "calm", seconds=seconds)
 
 
 def test_a_machine_without_a_workload_is_an_error() -> None:
@@ -166,6 +171,70 @@ def test_a_check_of_the_workload_is_run_in_the_quiet() -> None:
     with pytest.raises(SimulationFailed, match="the books do not balance") as caught:
         Simulation(CounterStateMachine, workload=NeverRight, seed=2, profile="calm").run()
     assert "the quiet begins" in str(caught.value)
+
+
+class Words(Transfers):
+    """Gives text where bytes are meant."""
+
+    def command(self, rng: random.Random) -> str:  # type: ignore[override]
+        """Count a name up, in words."""
+        return "INC name-1"
+
+
+class Nothing(Transfers):
+    """Gives nothing."""
+
+    def command(self, rng: random.Random) -> None:  # type: ignore[override]
+        """Forgot to return."""
+
+
+class Broken(Transfers):
+    """Raises on its own account."""
+
+    def command(self, rng: random.Random) -> bytes:
+        """Divide by nothing."""
+        return b"%d" % (1 // 0)
+
+
+def run_briefly(workload: type[Workload]) -> Report:
+    """A short run of counters."""
+    return Simulation(CounterStateMachine, workload=workload, seed=1, profile="calm", seconds=1.0).run()
+
+
+def test_a_workload_may_say_its_commands_in_text() -> None:
+    """Text is taken as UTF-8, as a node and a client take it."""
+    assert run_briefly(Words).calls > 0
+
+
+def test_what_a_workload_returns_and_is_no_command_is_named() -> None:
+    """The error names the workload, its method, and what that returned."""
+    with pytest.raises(SimulationFailed, match=r"Nothing\.command\(\) returned None"):
+        run_briefly(Nothing)
+    with pytest.raises(SimulationFailed, match=r"Workload has no command\(\)"):
+        run_briefly(Workload)
+
+
+def test_an_error_in_a_workload_is_told_with_its_place() -> None:
+    """The story shows the line of the user's own code that raised, and none of the simulator's."""
+    with pytest.raises(SimulationFailed) as caught:
+        run_briefly(Broken)
+    text = str(caught.value)
+    assert "ZeroDivisionError" in text.splitlines()[0]
+    assert "test_simulation.py" in text
+    assert 'return b"%d" % (1 // 0)' in text
+    assert "sim/workload.py" not in text
+
+
+def test_what_simulated_nodes_log_is_dropped_unless_it_is_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    """A run logs nothing; once the logger has a level, it logs; and no level is left behind."""
+    logger = logging.getLogger("octopii")
+    Simulation(seed=3, profile="membership").run()
+    assert caplog.records == []
+    assert logger.level == logging.NOTSET
+    with caplog.at_level(logging.WARNING, logger="octopii"):
+        Simulation(seed=3, profile="membership").run()
+        assert logger.level == logging.WARNING
+    assert "was removed from the cluster" in caplog.text
 
 
 def test_a_failure_shrinks_to_what_it_needs() -> None:

@@ -27,6 +27,7 @@ from octopii.sim.plan import profile_of
 from octopii.sim.profiles import GROUPS, PROFILES
 from octopii.sim.shrink import shrink
 from octopii.sim.simulation import Report, Simulation, SimulationFailed
+from octopii.sim.story import counted
 from octopii.sim.workload import Workload
 from octopii.state_machine import StateMachine
 
@@ -125,7 +126,7 @@ class Summary:
         for failure in self.failures[:stories_shown]:
             console.print(failure.text, markup=False, highlight=False, soft_wrap=True)
         if self.failures:
-            console.print(f"{len(self.failures)} seeds failed:")
+            console.print(f"{counted(len(self.failures), 'seed')} failed:")
             for failure in self.failures:
                 line = f"  {failure.headline.splitlines()[0]}\n    {failure.command}"
                 console.print(line, markup=False, highlight=False, soft_wrap=True)

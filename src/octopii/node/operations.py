@@ -15,6 +15,7 @@ from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
 import msgspec
 
 from octopii.errors import ApplyFailed, CommandError, OctopiiError, QueryNotSupported
+from octopii.state_machine import as_bytes
 from octopii.typed import ConsistencyName, Method
 from octopii.wire import requests
 from octopii.wire.call import CallMachine, unwrap
@@ -46,17 +47,6 @@ class Operation(msgspec.Struct, Generic[T], frozen=True, gc=False):
 
     start: Callable[[CallMachine, float, float], int]
     convert: Callable[[Any], T]
-
-
-def as_bytes(command: bytes | bytearray | memoryview | str) -> bytes:
-    """A command as plain bytes: text is encoded as UTF-8. Raises `TypeError` for anything else."""
-    if type(command) is bytes:
-        return command
-    if isinstance(command, str):
-        return command.encode()
-    if isinstance(command, bytes | bytearray | memoryview):  # a subclass of bytes too: the codec takes only plain ones
-        return bytes(command)
-    raise TypeError(f"a command is bytes (or str, taken as UTF-8), not {type(command).__name__}")
 
 
 def seconds_of(timeout: float) -> float:

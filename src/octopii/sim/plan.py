@@ -106,6 +106,8 @@ def draw(
             raise ConfigError(f"a simulated cluster has 1 to {max_members} members, not {members}")
         plan = msgspec.structs.replace(plan, members=members)
     if seconds is not None:
+        if not seconds >= 0:
+            raise ConfigError(f"faults go on for 0 seconds or more, not {seconds:g}", field="seconds")
         plan = _shortened(plan, seconds)
     if faults is not None:
         plan = msgspec.structs.replace(plan, faults=tuple(fault for fault in plan.faults if fault.number in faults))

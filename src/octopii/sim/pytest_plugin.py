@@ -6,8 +6,7 @@
 It runs a few seeds; `pytest --sim-seeds 1000` runs more, `--sim-seed 17` that one alone.
 """
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -52,12 +51,6 @@ class SimulationRunner:
 
 
 @pytest.fixture
-def simulation(request: pytest.FixtureRequest) -> Iterator[SimulationRunner]:
-    """Run a state machine in simulated clusters; the nodes' log is not captured, it would be long."""
-    logger = logging.getLogger("octopii")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield SimulationRunner(request.config.getoption("--sim-seeds"), request.config.getoption("--sim-seed"))
-    finally:
-        logger.setLevel(level)
+def simulation(request: pytest.FixtureRequest) -> SimulationRunner:
+    """Run a state machine in simulated clusters."""
+    return SimulationRunner(request.config.getoption("--sim-seeds"), request.config.getoption("--sim-seed"))

@@ -8,9 +8,11 @@ end every call that is under way, bring all members to the same state, and have 
 """
 
 import copy
+import logging
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import msgspec
 
@@ -28,7 +30,7 @@ from octopii.sim.victims import NOT_NOW
 from octopii.sim.workload import User, Workload
 from octopii.sim.workloads import NextKvStateMachine, default_workload
 from octopii.sim.world import World
-from octopii.state_machine import StateMachine
+from octopii.state_machine import StateMachine, as_bytes
 from octopii.wire.requests import Consistency
 
 MachineFactory = Callable[[], StateMachine]
@@ -115,10 +117,14 @@ class Simulation:
         self.factories = (machine,) if upgrade is None else (machine, upgrade)
 
     def run(self) -> Report:
-        """Run it; raises `SimulationFailed`."""
+        """Run it; raises `SimulationFailed`.
+
+        What the nodes log is of a world that is none, and is dropped, unless the logger `octopii` was given a level.
+        """
         run = Run(self.plan, self.workload(), self.factories)
         try:
-            run.play()
+            with _without_log():
+                run.play()
         except Exception as error:
             story = tell(error, run.world.trace, self.plan, run.world.now, self.names)
             if story.rule not in self.plan.rules.may_break:
@@ -131,6 +137,20 @@ class Simulation:
         other = copy.copy(self)
         other.plan = plan
         return other
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """Nothing is logged by simulated nodes, unless somebody has said from which level on it is to be."""
+    logger = logging.getLogger("octopii")
+    if logger.level != logging.NOTSET:
+        yield
+        return
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(logging.NOTSET)
 
 
 class Run:
@@ -289,7 +309,7 @@ class Run:
     def _ask_final_queries(self) -> None:
         user = self.users[-1]
         for query in self.workload.final_queries():
-            user.ask(query, Consistency.LINEARIZABLE, timeout=settles_within)
+            user.ask(as_bytes(query), Consistency.LINEARIZABLE, timeout=settles_within)
         self._until(lambda: user.idle, "liveness", "the last queries are answered")
         unanswered = [each for each in user.client.calls if each.error is not None and _is_final(each)]
         if unanswered:

@@ -1,6 +1,8 @@
 """What is told of a run that failed: the rule that broke, the last events of each machine, how to see it again."""
 
+import itertools
 import shlex
+import traceback
 
 import msgspec
 
@@ -12,6 +14,13 @@ from octopii.wire.requests import decode_request
 
 max_detail = 160
 """Characters of an event that are shown."""
+
+
+max_frames = 8
+"""Calls that are shown of an error in a user's code, from where that begins."""
+
+OWN_CODE = __file__.removesuffix("sim/story.py")
+"""Where the package's own modules are."""
 
 
 class Story(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,13 +61,28 @@ def tell(error: Exception, trace: Trace, plan: Plan, now: float, names: Names) -
     command = replay_command(plan, names) if names.importable else replay_call(plan, names)
     lines = [
         f"seed {plan.seed}, profile {plan.profile}: {headline}",
-        f"at {now:.3f} s, {plan.members} nodes, {plan.clients} clients, {len(plan.faults)} faults planned",
+        f"at {now:.3f} s, {counted(plan.members, 'node')}, {counted(plan.clients, 'client')}, "
+        f"{counted(len(plan.faults), 'fault')} planned",
+        *_raised_at(error),
     ]
     for node, events in trace.last_events().items():
         lines.append(f"  node {node}" if node else "  faults")
         lines += [f"    {event.time:9.4f}  {_shown(event)}" for event in events]
     lines.append(f"to see it again: {command}")
     return Story(rule=rule, headline=headline, command=command, text="\n".join(lines))
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things, in words: 1 node, 2 nodes."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _raised_at(error: Exception) -> list[str]:
+    """The lines of the user's own code that an error came through, a workload's or a machine's; none for our own."""
+    frames = traceback.extract_tb(error.__traceback__)
+    inner = itertools.dropwhile(lambda frame: frame.filename.startswith(OWN_CODE), frames)
+    shown = traceback.format_list(list(inner)[:max_frames])
+    return [line for part in shown for line in part.rstrip().splitlines()]
 
 
 def _cuts(plan: Plan) -> dict[str, object]:

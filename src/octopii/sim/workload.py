@@ -12,6 +12,7 @@ from octopii.sim.client import Asked, SimulatedClient
 from octopii.sim.history import Operation, Query
 from octopii.sim.models import Model
 from octopii.sim.world import World
+from octopii.state_machine import as_bytes
 from octopii.wire.call import unwrap
 from octopii.wire.requests import Consistency
 
@@ -35,8 +36,8 @@ class Workload:
     """A model of the state machine, by which the history of all calls is judged at the end; None judges nothing."""
 
     def command(self, rng: random.Random) -> bytes:
-        """The next command to propose."""
-        raise NotImplementedError
+        """The next command to propose; text is taken as UTF-8, as the cluster takes it."""
+        raise NotImplementedError(f"{type(self).__name__} has no command(): it says what clients propose")
 
     def query(self, rng: random.Random) -> bytes | None:
         """The next query; None where the machine answers none."""
@@ -109,6 +110,7 @@ class User:
         if rng.random() < self._query_share:
             query = workload.query(rng)
             if query is not None:
+                query = self._sent("query", query)
                 consistency = Consistency.LEASE if rng.random() < 0.4 else Consistency.LINEARIZABLE
                 self.ask(query, consistency, timeout=timeout)
                 return
@@ -116,7 +118,8 @@ class User:
 
     def propose(self, *, timeout: float) -> Asked:
         """Propose one command or a few."""
-        commands = [self._workload.command(self._rng) for _ in range(self._rng.choice((1, 1, 1, 1, 3)))]
+        count = self._rng.choice((1, 1, 1, 1, 3))
+        commands = [self._sent("command", self._workload.command(self._rng)) for _ in range(count)]
         asked = self.client.propose(*commands, timeout=timeout)
         self._began(asked)
         return asked
@@ -124,6 +127,13 @@ class User:
     def ask(self, query: bytes, consistency: Consistency, *, timeout: float) -> None:
         """Make a query."""
         self._began(self.client.query(consistency, command=query, timeout=timeout))
+
+    def _sent(self, method: str, given: object) -> bytes:
+        """What the workload gave, as it is sent; raises `TypeError` that names the workload."""
+        if not isinstance(given, bytes | bytearray | memoryview | str):
+            name = type(self._workload).__name__
+            raise TypeError(f"{name}.{method}() returned {given!r:.100}, which is no bytes (nor str, taken as UTF-8)")
+        return as_bytes(given)
 
     # --- what became of it --------------------------------------------------------------------------------------
 

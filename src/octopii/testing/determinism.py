@@ -11,9 +11,12 @@ changing one thing at a time.
 """
 
 import random
+import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from octopii.state_machine import as_bytes
 from octopii.testing.elsewhere import Surroundings, importable_name, play_elsewhere
 from octopii.testing.plays import (
     Cause,
@@ -80,14 +83,17 @@ class NotDeterministic(AssertionError):
 
 def check_determinism(
     factory: Factory,
-    commands: Sequence[bytes],
+    commands: Sequence[bytes | str],
     *,
-    queries: Sequence[bytes] | None = None,
+    queries: Sequence[bytes | str] | None = None,
     snapshot_every: int = 1,
     compare_snapshots: bool = True,
     other_processes: bool = True,
 ) -> None:
     """Play `commands`, then `queries`, on machines made by `factory`, and raise `NotDeterministic` if plays differ.
+
+    Commands and queries that are text are taken as UTF-8, as the cluster takes them. Where the machine refuses every
+    command, a warning says so: then there was nothing to compare.
 
     Without `queries`, some are made up: the commands themselves, or a typed machine's queries with values of commands.
     `snapshot_every` is in commands: with a large state, a larger number saves time. `compare_snapshots=False` allows
@@ -95,16 +101,20 @@ def check_determinism(
     `other_processes=False` skips the plays in other processes, which need a `factory` that can be imported by name (a
     class or a function at the top of a module); hash order then goes unnoticed, and causes are told less exactly.
 
-    Raises `ValueError` for a factory that cannot be imported, `RuntimeError` when another process fails, and whatever
-    the machine raises in `snapshot`, `restore` or `compact`.
+    Raises `ValueError` for a factory that cannot be imported, `TypeError` for a command that is none, `RuntimeError`
+    when another process fails, and whatever the machine raises in `snapshot`, `restore` or `compact`.
     """
     if snapshot_every < 1:
         raise ValueError(f"snapshot_every has to be at least 1, not {snapshot_every!r}")
     if other_processes:
         importable_name(factory)
-    if queries is None:
-        queries = made_up_queries(factory(), commands)
-    check = _Check(factory, commands, queries, every=snapshot_every, compare_snapshots=compare_snapshots)
+    if isinstance(commands, str | bytes):
+        raise TypeError(f"commands is a list of commands, not one alone: {shown(commands)}")
+    played = [as_bytes(command) for command in commands]
+    asked = made_up_queries(factory(), played) if queries is None else [as_bytes(query) for query in queries]
+    check = _Check(factory, played, asked, every=snapshot_every, compare_snapshots=compare_snapshots)
+    if (refusal := check.refused_all()) and not _among_random_ones():
+        warnings.warn(f"little was checked: {refusal}", stacklevel=2)
     check.again(other_processes=other_processes)
     if other_processes:
         check.elsewhere()
@@ -131,6 +141,14 @@ class _Check:
         self._every = every
         self._compare_snapshots = compare_snapshots
         self._straight = self._play(commands)
+
+    def refused_all(self) -> str:
+        """What the machine said to the first command, where it refused all; else nothing."""
+        answers = self._straight.answers
+        if not answers or any(kind != "CommandError" for kind, _ in answers):
+            return ""
+        said, first = answers[0][1].decode(errors="replace"), shown(self._commands[0])
+        return f"the machine refused every command; to the first, {first}, it said: {said}"
 
     def _play(self, commands: Sequence[bytes]) -> Play:
         return play(self._factory, commands, self._queries, every=self._every)
@@ -272,6 +290,12 @@ def _reported(name: str) -> Iterator[None]:
             expected=fault.expected,
             found=fault.found,
         ) from fault.__cause__
+
+
+def _among_random_ones() -> bool:
+    """Whether hypothesis draws the commands: among many lists some are refused whole, and that means nothing."""
+    hypothesis = sys.modules.get("hypothesis")
+    return hypothesis is not None and bool(hypothesis.currently_in_test_context())
 
 
 @contextmanager
