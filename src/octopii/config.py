@@ -92,7 +92,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, eq=True):
     """Seconds between a leader's heartbeats; also the length of a tick."""
 
     call_timeout: Annotated[float, _seconds(0.001, 86_400)] = 10.0
-    """Seconds that a call may take when it names no timeout of its own."""
+    """Seconds that a call may take when it names none: by `timeout=`, for `call` by `method.options(timeout=...)`."""
 
     session_ttl: Annotated[float, _seconds(1, 31_536_000)] = 3600.0
     """Seconds of replicated time after its last call before a client's session expires."""

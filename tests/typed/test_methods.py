@@ -228,3 +228,58 @@ def test_options_are_for_queries_and_calls() -> None:
     assert Store.take.options(timeout=1.0).timeout == 1.0
     with pytest.raises(ValueError, match="is a command"):
         Store.take.options(consistency="stale")
+
+
+# --- arguments that do not fit --------------------------------------------------------------------------------------
+
+
+class Queue(TypedStateMachine):
+    def __init__(self) -> None:
+        self.jobs: list[str] = []
+
+    @command
+    def submit(self, payload: str) -> int:
+        self.jobs.append(payload)
+        return len(self.jobs)
+
+    @query
+    def waiting(self, timeout: int = 0) -> int:
+        return len(self.jobs)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "text"),
+    [
+        ((), {}, "Queue.submit(): missing a required argument: 'payload'"),
+        (("a", "b"), {}, "Queue.submit(): too many positional arguments"),
+        ((1,), {}, "Queue.submit(): Expected `str`, got `int` - at `$[0]`"),
+        (("a",), {"colour": 1}, "Queue.submit(): got an unexpected keyword argument 'colour'"),
+        (
+            ("a",),
+            {"timeout": 5},
+            "Queue.submit(): got an unexpected keyword argument 'timeout'; "
+            "all arguments are the method's own, say Queue.submit.options(timeout=5) instead",
+        ),
+    ],
+)
+def test_arguments_that_do_not_fit_name_the_method(args: tuple[Any, ...], kwargs: dict[str, Any], text: str) -> None:
+    """And those that `options` takes say how."""
+    with pytest.raises(TypeError) as caught:
+        Queue.submit.encode(*args, **kwargs)
+    assert str(caught.value) == text
+
+
+def test_options_are_named_only_where_they_are_taken() -> None:
+    """A command has no consistency, and a parameter of the method's own is no option."""
+    with pytest.raises(TypeError, match=r"'consistency'$"):
+        Queue.submit.encode("a", consistency="stale")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"say Queue\.waiting\.options\(consistency='stale'\) instead$"):
+        Queue.waiting.encode(timeout=1, consistency="stale")  # type: ignore[call-arg]
+
+
+def test_what_is_no_typed_call_is_told_where_calls_come_from() -> None:
+    """Text typed at a shell is refused with a way out."""
+    with pytest.raises(CommandError, match=r"^not a typed call: .* takes calls from programs, by client\.call\("):
+        Queue().apply(b"submit x")
+    with pytest.raises(CommandError, match="not a typed call: "):
+        Queue().query(b"waiting")

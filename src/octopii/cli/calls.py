@@ -41,7 +41,7 @@ def propose(
     tls_cert: CertificateOption = None,
     tls_key: KeyOption = None,
 ) -> None:
-    """Replicate a command and print the answer."""
+    """Replicate a command and print the answer. A typed state machine takes calls from programs, by client.call."""
     with one_line_errors(), Tls(tls_ca, tls_cert, tls_key).client(cluster, timeout=timeout) as client:
         _print_answer(client.propose(_command_bytes(command)))
 

@@ -47,7 +47,10 @@ class Arguments:
 
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """Return the array with every default filled in; raises `TypeError` for arguments that do not fit."""
-        bound = self.signature.bind(*args, **kwargs)
+        try:
+            bound = self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self._name}(): {error}") from None
         bound.apply_defaults()
         decode = self.decoder
         payload = _encoder.encode(tuple(bound.arguments.values()))
@@ -85,7 +88,7 @@ class Arguments:
                 fields.append((name, hint))
             else:
                 fields.append((name, hint, _default(default)))
-        struct = msgspec.defstruct(f"{self._name}_arguments", fields, array_like=True, gc=False)
+        struct = msgspec.defstruct(f"{self._name.replace('.', '_')}_arguments", fields, array_like=True, gc=False)
         self._decode = decode = msgspec.msgpack.Decoder(struct).decode
         return decode
 

@@ -3,7 +3,7 @@
 import typing
 from collections.abc import Iterator
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import msgspec
 
@@ -25,6 +25,10 @@ _SETTINGS = frozenset({"errors", "snapshot_version", "command_version"})
 
 _OWN_ATTRIBUTES = frozenset({"clock", "_made_with"})
 """What an instance has beside its state."""
+
+_not_a_call: Final = (
+    "not a typed call: this state machine is typed, and takes calls from programs, by client.call(Machine.method, ...)"
+)
 
 
 class TypedStateMachine(StateMachine):
@@ -75,7 +79,7 @@ class TypedStateMachine(StateMachine):
         try:
             name, arguments = _decode_call(call)
         except msgspec.DecodeError as error:
-            raise CommandError("not a typed call") from error
+            raise CommandError(_not_a_call) from error
         method = self._methods.get(name)
         if (
             method is None

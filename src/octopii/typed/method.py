@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
 import msgspec
@@ -53,7 +53,7 @@ class Method(Generic[P, R]):
             raise TypeError(f"{label}(): since is a whole number from 1 on, not {since!r}")
         if inspect.iscoroutinefunction(function):
             raise TypeError(f"{label}(): a state machine's methods cannot be async")
-        self._arguments = Arguments(function, name=label)
+        self._arguments = Arguments(function, name=function.__qualname__.rpartition("<locals>.")[2])
         if inspect.signature(function).return_annotation is inspect.Signature.empty:
             raise TypeError(f"{label}(): needs a return annotation (None for no answer)")
         self._decode_answer: Callable[[bytes], R] | None = None
@@ -98,7 +98,25 @@ class Method(Generic[P, R]):
 
     def encode(self, *args: P.args, **kwargs: P.kwargs) -> bytes:
         """Return the bytes of a call for `propose` or `query`; raises `TypeError` for arguments that do not fit."""
-        return _encoder.encode((self.name, msgspec.Raw(self._arguments.encode(args, kwargs))))
+        try:
+            arguments = self._arguments.encode(args, kwargs)
+        except TypeError as error:
+            raise TypeError(f"{error}{self._way_to_options(kwargs)}") from None
+        return _encoder.encode((self.name, msgspec.Raw(arguments)))
+
+    def _way_to_options(self, kwargs: Mapping[str, object]) -> str:
+        """What to write for arguments that are not the method's, but which `options` takes."""
+        names = [name for name in self._options if name in kwargs and name not in self._arguments.signature.parameters]
+        if not names:
+            return ""
+        owner = self.owner.__name__ if self.owner is not None else "..."
+        chosen = ", ".join(f"{name}={kwargs[name]!r}" for name in names)
+        return f"; all arguments are the method's own, say {owner}.{self.function.__name__}.options({chosen}) instead"
+
+    @property
+    def _options(self) -> tuple[str, ...]:
+        """The names that `options` takes for this method."""
+        return ("timeout", "consistency") if self.is_query else ("timeout",)
 
     def decode(self, answer: bytes) -> R:
         """Return the typed answer; raises `msgspec.DecodeError` for bytes that are none."""
