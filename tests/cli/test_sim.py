@@ -65,6 +65,7 @@ def test_what_is_wrong_with_the_command_line_is_one_line() -> None:
         (("--machine", "tests.sim.specimens:Fickle"), "say what the clients of Fickle do"),
         (("--seed", "3", "--faults", "many"), "--faults"),
         (("--seconds", "-1"), "0 seconds or more"),
+        (("--workload", "tests.sim.specimens:Choosy"), "Choosy() raised TypeError"),
         (("--seeds", "3", "--faults", "1,2"), "--faults goes with --seed"),
     ):
         ran = run(*arguments)

@@ -163,6 +163,13 @@ class Returning(Restocking):
         self.returned[:] = [sum(state.returned.values()) for state in states if isinstance(state, NextStock)]
 
 
+class Choosy(Workload):
+    """Cannot be made without being told what to say."""
+
+    def __init__(self, words: list[bytes]) -> None:
+        self.words = words
+
+
 class Slotted(StateMachine):
     """Takes no attribute but its own."""
 

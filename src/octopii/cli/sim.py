@@ -69,6 +69,20 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             faults=self.faults,
         )
 
+    def check(self) -> None:
+        """Make one of each; raises `ConfigError` where that fails."""
+        for option, kind in (("--machine", StateMachine), ("--upgrade", StateMachine), ("--workload", Workload)):
+            name = getattr(self, option.removeprefix("--"))
+            if not name:
+                continue
+            made: type[object] = load_class(name, option=option, base=kind)
+            try:
+                made()
+            except Exception as error:
+                text = f"{name} of {option} cannot be made: {made.__name__}() raised {type(error).__name__}: {error}"
+                raise ConfigError(text, field=option.removeprefix("--")) from error
+        self.simulation()
+
 
 class Failure(msgspec.Struct, frozen=True):
     """A seed that failed, in text."""
@@ -248,7 +262,7 @@ def sim(
             seconds=seconds,
             faults=numbers,
         )
-        job.simulation()  # what is wrong with the names is said before anything runs
+        job.check()  # what is wrong with the names is said before anything runs
         summary = Summary()
         if seed is not None:
             run_all(iter([job]), 1, 1, summary)
