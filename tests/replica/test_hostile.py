@@ -139,7 +139,7 @@ def test_strangers_without_number_are_not_remembered() -> None:
             node_id=stranger, storage_id=b"s", cluster_id=b"other", address="127.0.0.1:1", last_index=0, last_term=0
         )
         replica.joining.met(facts)
-        replica.peer_refused(stranger, WrongCluster("another cluster"))
+        replica.peer_refused(stranger, WrongCluster("another cluster"), "127.0.0.1:1")
         pulse = requests.Pulse(wall=1, disk_low=False, command_version=9, digest_index=stranger, digest=b"x" * 8)
         replica.receive(stranger, pulse)
         replica.receive(100, pulse)

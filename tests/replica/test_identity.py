@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from octopii.errors import ConfigError, RefusedError, RemovedNode, WipedNode
+from octopii.errors import ConfigError, NoLeader, RefusedError, RemovedNode, WipedNode
 from octopii.raft import ChangeRefused, MembershipChange, Role
 from octopii.replica.replica import Replica
 from octopii.sim.cluster import config_of
@@ -105,6 +105,84 @@ def test_of_two_initial_leaders_at_most_one_gets_a_cluster() -> None:
                 cluster.nodes[other].replica.warnings or cluster.nodes[other].replica.identity.empty
                 for other in founders
             )
+
+
+def test_a_second_initial_leader_is_told_to_start_without_that() -> None:
+    """Once there is a cluster, the usual remedy comes first; a lost disk is named last."""
+    cluster = Cluster(21, start=False)
+    cluster.nodes[2].config = config_of(2, 3, is_initial_leader=True)
+    cluster.nodes[1].start()
+    cluster.nodes[3].start()
+    cluster.world.run(2.0)
+    cluster.nodes[2].start()
+    cluster.world.run_until(lambda: cluster.nodes[2].replica.refused is not None, what="node 2 is refused")
+    text = str(cluster.nodes[2].replica.refused)
+    assert "start this node again without --initial-leader (is_initial_leader when embedded)" in text
+    assert text.index("without --initial-leader") < text.index("address is wrong") < text.index("lost its disk")
+
+
+def test_an_empty_node_that_is_taken_for_a_wiped_one_is_asked_for_its_addresses_first() -> None:
+    """It may have dialled a cluster that nobody meant: address and cluster are named before a remedy that removes."""
+    cluster = Cluster(22)
+    cluster_id = cluster.nodes[1].replica.identity.identity.cluster_id.hex()
+    node = cluster.nodes[3]
+    node.crash(survive_none)
+    node.wipe()
+    node.start()
+    cluster.world.run_until(lambda: node.replica.refused is not None, what="node 3 is refused")
+    assert isinstance(node.replica.refused, WipedNode)
+    text = str(node.replica.refused)
+    assert text.startswith(("127.0.0.1:5001 ", "127.0.0.1:5002 "))
+    assert cluster_id in text
+    assert text.index("Is this the right address of node") < text.index("Remove it and add it again")
+
+
+def test_swapped_addresses_are_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The log says which address belongs to which node, and which peer to look at, and does not repeat it."""
+    cluster = Cluster(23, start=False)
+    swapped = {2: "127.0.0.1:5003", 3: "127.0.0.1:5002"}
+    cluster.nodes[1].config = config_of(1, 3, peers=swapped)
+    for node in cluster.nodes.values():
+        node.start()
+    cluster.world.run(5.0)
+    said = [record.getMessage() for record in caplog.records if "listens there" in record.getMessage()]
+    expected = "node 1 has no connection with node 2 at 127.0.0.1:5003: node 3 listens there, not node 2"
+    assert [text.split(": check")[0] for text in said if "node 2 at" in text] == [expected]
+    assert all(text.endswith(("check the address of peer 2", "check the address of peer 3")) for text in said)
+    assert len(said) <= 2
+
+
+def test_a_call_on_a_node_without_a_cluster_says_so() -> None:
+    """Nobody was started as initial leader: calls and queries end with that, not with an election that is awaited."""
+    cluster = Cluster(24, start=False)
+    cluster.nodes[1].config = config_of(1, 3, is_initial_leader=False)
+    for node in cluster.nodes.values():
+        node.start()
+    client = cluster.client(at=2)
+    asked = [client.propose(b"a", timeout=3.0), client.query(timeout=3.0)]
+    cluster.wait(*asked)
+    for each in asked:
+        assert isinstance(each.error, NoLeader)
+        assert "belongs to no cluster yet" in str(each.error)
+        assert "--initial-leader (is_initial_leader when embedded)" in str(each.error)
+    reply = cluster.reply(cluster.nodes[2], requests.CompactRequest(1))
+    assert isinstance(reply, requests.Failure)
+    assert "belongs to no cluster yet" in reply.text
+
+
+def test_founding_members_that_were_early_raise_no_false_alarm(caplog: pytest.LogCaptureFixture) -> None:
+    """They waited long for the founder, who brings them in by itself: nobody is told to do that."""
+    for seed in range(5):
+        cluster = Cluster(seed, start=False)
+        cluster.nodes[2].start()
+        cluster.nodes[3].start()
+        cluster.world.run(5.0)
+        assert "--initial-leader" in cluster.nodes[2].replica.warnings["waiting"]
+        cluster.nodes[1].start()
+        cluster.world.run_until(cluster.is_complete, what="the cluster is complete")
+        cluster.world.run(3.0)
+        assert not any("waiting" in node.replica.warnings for node in cluster.nodes.values())
+    assert not [record for record in caplog.records if "to be brought in" in record.getMessage()]
 
 
 def test_nodes_of_another_cluster_never_take_part() -> None:

@@ -143,7 +143,8 @@ def test_a_dialler_notices_that_an_address_leads_elsewhere() -> None:
     """Addresses that were mixed up are named with both ids."""
     refusal = judge(node(2), standing(), expected=3)
     assert refusal is not None
-    assert (refusal.kind, refusal.text) == (RefusalKind.WRONG_NODE, "the address of node 3 led to node 2")
+    text = "node 2 listens there, not node 3: check the address of peer 3"
+    assert (refusal.kind, refusal.text) == (RefusalKind.WRONG_NODE, text)
 
 
 def test_a_client_judges_nodes_too() -> None:

@@ -43,6 +43,7 @@ class Link:
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._logged = ""
+        self._address = ""  # that was dialled last
         self.last_sent = 0.0
         self.dropped = 0
 
@@ -78,7 +79,7 @@ class Link:
             if self._attempts:
                 await asyncio.sleep(self._delay())
             self._attempts += 1
-            address = links.address_of(self.peer, self._attempts)
+            address = self._address = links.address_of(self.peer, self._attempts)
             if address and not self._closed:
                 connection = Connection(self, lambda name: links.handshake(name, self._role, self.peer))
                 self._connection = connection
@@ -139,12 +140,14 @@ class Link:
             return
         self._connection = None
         was_up, self._up = self._up, False
-        if isinstance(error, OctopiiError):
-            self._note(f"the connection to node {self.peer} ended: {error}", error)
         if isinstance(error, RefusedError):
             self._attempts = max(self._attempts, 8)
-            if connection.was_refused or not isinstance(error, WipedNode | RemovedNode):
-                self._links.refused(self.peer, error)  # a peer that was wiped or removed says nothing about this node
+        if isinstance(error, RefusedError) and (
+            connection.was_refused or not isinstance(error, WipedNode | RemovedNode)
+        ):
+            self._links.refused(self.peer, error, self._address)  # and the replica says so
+        elif isinstance(error, OctopiiError):  # (a peer that was wiped or removed says nothing about this node)
+            self._note(f"the connection to node {self.peer} ended: {error}", error)
         self._links.notify()
         if was_up:
             self._links.link_down(self)
@@ -173,7 +176,7 @@ class PeerLinks:
         address_of: Callable[[int, int], str],
         link_up: Callable[[int, Hello], None],
         link_down: Callable[[int], None],
-        refused: Callable[[int, RefusedError], None],
+        refused: Callable[[int, RefusedError, str], None],
         snapshot_link_down: Callable[[int], None],
     ) -> None:
         self.config = config

@@ -223,5 +223,5 @@ class Switchboard:
         if peer in self._replica.connected:
             self._tell(lambda: self._replica.senders.connected(peer))
 
-    def _refused(self, peer: int, error: RefusedError) -> None:
-        self._tell(lambda: self._replica.peer_refused(peer, error))
+    def _refused(self, peer: int, error: RefusedError, address: str) -> None:
+        self._tell(lambda: self._replica.peer_refused(peer, error, address))

@@ -98,7 +98,7 @@ class Admin:
         if error is not None:
             pass  # it takes no part: there is nobody to relay to
         elif isinstance(origin, PeerOrigin) or not leadership.leader:
-            error = NoLeader(f"node {leadership.node_id} does not lead", leader=leadership.leader or None)
+            error = leadership.no_leader(f"node {leadership.node_id} does not lead")
         elif len(self._relays) >= max_relays:
             error = Overloaded(f"{max_relays} requests are with the leader already", limit="max_relays")
         if error is not None:

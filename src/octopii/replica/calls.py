@@ -89,6 +89,17 @@ class Leadership(msgspec.Struct):
     leader: int = 0
     leader_address: str = ""
     term: int = 0
+    outside: bool = False
+    """Whether this node belongs to no cluster yet."""
+
+    def no_leader(self, text: str = "the cluster has no leader at the moment") -> NoLeader:
+        """What a call hears that waited for a leader in vain; `text` is for a node that has a cluster."""
+        if self.outside:
+            text = (
+                f"node {self.node_id} belongs to no cluster yet: one node of a new cluster is started with "
+                "--initial-leader (is_initial_leader when embedded)"
+            )
+        return NoLeader(text, leader=self.leader or None)
 
     @property
     def is_leader(self) -> bool:
@@ -337,7 +348,7 @@ class Calls:
         error = self.refusal
         sizes = [_size_of(item) for item in message.items]
         if not self._leadership.is_leader:
-            error = NoLeader(f"node {self._leadership.node_id} does not lead", leader=self._leadership.leader or None)
+            error = self._leadership.no_leader(f"node {self._leadership.node_id} does not lead")
         elif error is None:
             opens = any(type(item) is OpenSession for item in message.items)
             error = (
@@ -454,7 +465,7 @@ class Calls:
         """Refuse queued calls that waited longer for a leader than an election should take."""
         patience = 2 * self._config.election_timeout
         if self._queue and not self._leadership.leader and now - self._queued_since > patience:
-            self.give_up_queued(NoLeader())
+            self.give_up_queued(self._leadership.no_leader())
 
     def close(self) -> None:
         """The node stops: nothing queued will be replicated, nothing under way will be answered here."""

@@ -39,7 +39,7 @@ logger = logging.getLogger("octopii.replica")
 CLUSTER_ID_BYTES = 16
 
 waiting_elections = 4
-"""Election timeouts without a cluster after which a node says what it waits for."""
+"""Election timeouts after which a node says what it waits for: without a cluster, and again once it has met one."""
 
 
 class PeerFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +73,9 @@ class Joining:
     def __init__(self, replica: "Replica", founding: Founding | None) -> None:
         self._replica = replica
         self._founding = founding
-        self._opened = replica.now
+        self._waits_since = replica.now
+        self._met_cluster = False
+        replica.leadership.outside = replica.identity.empty
         self.peers: dict[int, PeerFacts] = {}
 
     # --- meeting ------------------------------------------------------------------------------------------------
@@ -118,7 +120,7 @@ class Joining:
         own = self._replica.identity.identity.cluster_id
         if own and cluster_id and cluster_id != own:
             text = f"node {peer} belongs to cluster {cluster_id.hex()}, this node to cluster {own.hex()}"
-            self.refused_by(peer, WrongCluster(text))
+            self.refused_by(peer, WrongCluster(text), facts.address)
         self._tell_founding(facts)
 
     def cluster_of(self, peer: int) -> bytes:
@@ -135,10 +137,15 @@ class Joining:
             self._founding = None
             self._replica.refuse(error)
 
-    def refused_by(self, peer: int, error: RefusedError) -> None:
-        """A peer does not want to talk to this node."""
-        replica = self._replica
+    def refused_by(self, peer: int, error: RefusedError, address: str) -> None:
+        """A peer does not want to talk to this node, or who is at its address."""
+        replica, own = self._replica, self._replica.config.node_id
         if isinstance(error, WipedNode | RemovedNode):
+            if replica.identity.empty:  # so nothing says yet that it means that cluster
+                error = type(error)(
+                    f"{address} lets node {own} not in. Is this the right address of node {peer}, and of the cluster "
+                    f"that you mean? If it is: {error}"
+                )
             replica.refuse(error)
             return
         hint = ""
@@ -146,7 +153,8 @@ class Joining:
             hint = (
                 ". Was another node started as initial leader, too? Then empty one of the two folders, and start again"
             )
-        replica.warn(f"refused-by-{peer}", f"node {peer} refuses node {replica.config.node_id}: {error}{hint}")
+        text = f"node {own} has no connection with node {peer} at {address}: {error}{hint}"
+        replica.warn(f"refused-by-{peer}", text)
 
     def leadership_changed(self) -> None:
         """A new leader begins with what it knows of its peers."""
@@ -189,24 +197,29 @@ class Joining:
     def _say_what_is_missing(self) -> None:
         """A node that stays without a cluster was perhaps started wrongly: it says what it waits for."""
         replica, config = self._replica, self._replica.config
+        if not self._met_cluster and any(facts.cluster_id for facts in self.peers.values()):
+            self._met_cluster = True
+            self._waits_since = replica.now  # it may bring its founding members in by itself
+            replica.warnings.pop("waiting", None)
         if not replica.identity.empty:
             replica.warnings.pop("waiting", None)
-        elif replica.now - self._opened > waiting_elections * config.election_timeout:
+        elif replica.now - self._waits_since > waiting_elections * config.election_timeout:
             who = f"node {config.node_id} belongs to no cluster yet: it waits"
             if self._founding is not None:
                 met = sorted(self.peers.keys() & config.peers.keys())
                 replica.warn(
                     "waiting", f"{who} to meet a majority, and of its peers {sorted(config.peers)} has met {met}"
                 )
-            elif any(facts.cluster_id for facts in self.peers.values()):
+            elif self._met_cluster:
                 address = config.advertised_addr
                 replica.warn("waiting", f"{who} to be brought in with: octopii member add {config.node_id} {address}")
             else:
                 replica.warn("waiting", f"{who} for the one node that is started with --initial-leader")
 
     def adopted(self) -> None:
-        """The node joined a cluster that another node founded."""
+        """The node belongs to a cluster, its own or one that another node founded."""
         self._founding = None
+        self._replica.leadership.outside = False
 
     @property
     def complete(self) -> bool:
@@ -225,6 +238,7 @@ class Joining:
         replica.identity.save_membership(Membership(index=1, conf_state=conf_state, roster=roster))
         replica.writes.sync_now()
         replica.identity.adopt(cluster_id)
+        self.adopted()
         replica.writes.sync_now()
         replica.upkeep.pulse()
         logger.info("node %d founds cluster %s", replica.config.node_id, cluster_id.hex())

@@ -164,8 +164,9 @@ class Founding:
         if cluster_id:
             raise RefusedError(
                 f"node {self._config.node_id} is to found a cluster (is_initial_leader), but node {peer} at "
-                f"{self._config.peers[peer]} already belongs to cluster {cluster_id.hex()}. If this node lost its "
-                "disk, start it under a new id and add it as a learner; if the address is wrong, correct it"
+                f"{self._config.peers[peer]} already belongs to cluster {cluster_id.hex()}. If that is the cluster to "
+                "join, start this node again without --initial-leader (is_initial_leader when embedded); if the "
+                "address is wrong, correct it; if this node lost its disk, start it under a new id as a learner"
             )
         self._empty_peers[peer] = storage_id
 

@@ -74,6 +74,8 @@ class Reads:
     def query(self, origin: Origin, request: Query, *, now: float, lease_index: int | None) -> None:
         """Take a question from a client; `lease_index` is the commit index while the lease holds, else None."""
         error = self._objection(request.commands)
+        if error is None and self._leadership.outside and request.consistency is not Consistency.STALE:
+            error = self._leadership.no_leader()  # at once: there is nobody who could be asked
         if error is not None:
             self._outbox.reply(origin, self._leadership.failure(error, request.request_id))
             return

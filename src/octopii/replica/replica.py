@@ -5,7 +5,7 @@ A driver owns a `Replica` and an `Applier` and moves things between them and the
     replica.tick(now, wall)                 every `Config.tick_interval`
     replica.advance_clock(now, wall)        before anything else that happens between two ticks
     replica.peer_connected(facts)           a handshake succeeded; `peer_disconnected(peer)` when the connection broke,
-                                            `peer_refused(peer, error)` when the handshake ended in a refusal
+                                            `peer_refused(peer, error, address)` when the handshake ended so
     replica.receive(peer, message)          what another node said, in order, while it is connected
     replica.request(origin, request)        what a client, or this process itself, asks
     work = replica.poll()                   after any of these, and after each completion below
@@ -297,9 +297,9 @@ class Replica:
             self.calls.lost_forwards()
             self.admin.lost_relays()
 
-    def peer_refused(self, peer: int, error: RefusedError) -> None:
-        """A node refused this one in the handshake, or was refused."""
-        self.joining.refused_by(peer, error)
+    def peer_refused(self, peer: int, error: RefusedError, address: str) -> None:
+        """A node refused this one in the handshake, or was refused; `address` was dialled for `peer`."""
+        self.joining.refused_by(peer, error, address)
 
     # --- what comes in ------------------------------------------------------------------------------------------
 

@@ -126,8 +126,10 @@ class Network:
         if refusal is not None:
             error = error_of_refusal(refusal)
             assert isinstance(error, RefusedError)
-            refused, refuser = (node, other) if refusal.node_id == other.id else (other, node)
-            refused.enter(lambda: refused.replica.peer_refused(refuser.id, error))
+            if refusal.node_id == other.id:
+                node.enter(lambda: node.replica.peer_refused(hello.target, error, other.address))
+            else:
+                other.enter(lambda: other.replica.peer_refused(node.id, error, node.address))
             return
         connection = Connection(self._world, node, other)
         self._connections[connection.pair] = connection

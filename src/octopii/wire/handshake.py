@@ -236,25 +236,29 @@ def _judge_place(hello: Hello, standing: Standing, expected: int) -> Refusal | N
             )
         return _refuse(standing, RefusalKind.SAME_ID, f"two nodes call themselves {own}")
     if own and hello.target not in (0, own):
-        return _refuse(standing, RefusalKind.WRONG_NODE, f"this is node {own}, not node {hello.target}")
+        return _refuse(standing, RefusalKind.WRONG_NODE, _led_elsewhere(own, hello.target))
     if expected not in (0, hello.node_id):
-        text = f"the address of node {expected} led to node {hello.node_id}"
-        return _refuse(standing, RefusalKind.WRONG_NODE, text)
+        return _refuse(standing, RefusalKind.WRONG_NODE, _led_elsewhere(hello.node_id, expected))
     if hello.cluster_id and standing.cluster_id and hello.cluster_id != standing.cluster_id:
         text = f"here is cluster {standing.cluster_id.hex()}, there is cluster {hello.cluster_id.hex()}"
         return _refuse(standing, RefusalKind.WRONG_CLUSTER, text)
     return None
 
 
+def _led_elsewhere(found: int, meant: int) -> str:
+    return f"node {found} listens there, not node {meant}: check the address of peer {meant}"
+
+
 def _judge_member(hello: Hello, standing: Standing) -> Refusal | None:
     """Whether a node may act under its id in our cluster."""
     if hello.node_id in standing.removed:
-        return _refuse(standing, RefusalKind.REMOVED_NODE, f"node {hello.node_id} was removed from the cluster")
+        text = f"node {hello.node_id} was removed from the cluster ({standing.cluster_id.hex()})"
+        return _refuse(standing, RefusalKind.REMOVED_NODE, text)
     known = standing.storage_of.get(hello.node_id, b"")
     if known and known != hello.storage_id:
         text = (
-            f"node {hello.node_id} is known with storage {known.hex()} and came with {hello.storage_id.hex()}: its "
-            "disk was wiped or swapped. Remove it and add it again under a new id"
+            f"in cluster {standing.cluster_id.hex()} node {hello.node_id} is known with storage {known.hex()} and came "
+            f"with {hello.storage_id.hex()}: its disk was wiped or swapped. Remove it and add it again under a new id"
         )
         return _refuse(standing, RefusalKind.WIPED_NODE, text)
     return None
