@@ -315,6 +315,8 @@ def test_what_can_be_refused_at_once_is(tmp_path: Path) -> None:
                         await one.change_membership([add_learner(2, "127.0.0.1:1")], timeout=patience)
                     assert await one.propose(b"SET small yes", timeout=patience) == b"OK"
                     assert await one.propose_batch([], timeout=patience) == []
+                    together = [one.propose(b"SET big " + bytes(900), timeout=patience) for _ in range(20)]
+                    assert await asyncio.gather(*together) == [b"OK"] * 20
 
     asyncio.run(play())
 

@@ -9,14 +9,24 @@ from collections.abc import Sequence
 import pytest
 import uvloop
 
-from octopii.errors import NotApplied, OctopiiError, ShuttingDown
+from octopii.errors import NotApplied, OctopiiError, ShuttingDown, TooLarge
 from octopii.node.gathering import Command, Gatherer
 from octopii.node.host import LoopSink
 from octopii.node.operations import Kind, kind_of_proposal, kind_of_query
 from octopii.wire.call import CallLimits, CallMachine, Fail, Resolve
 from octopii.wire.courier import Send
 from octopii.wire.links import Connect
-from octopii.wire.requests import Propose, ProposeAnswers, ProposeSince, Query, QueryAnswers, Request, SessionOpened
+from octopii.wire.requests import (
+    Failure,
+    FailureKind,
+    Propose,
+    ProposeAnswers,
+    ProposeSince,
+    Query,
+    QueryAnswers,
+    Request,
+    SessionOpened,
+)
 
 KINDS: list[Kind] = [None, kind_of_proposal(2), kind_of_query("linearizable"), kind_of_query("stale")]
 
@@ -42,6 +52,7 @@ class Bench:
     def __init__(self, *, group_calls: int = 100, group_bytes: int = 1 << 20, max_pending: int = 1000) -> None:
         self.gatherer = Gatherer(group_calls=group_calls, group_bytes=group_bytes, max_pending=max_pending)
         self.machine = CallMachine(["node"], rng=random.Random(1), limits=CallLimits(group_calls=group_calls))
+        self.max_command = self.max_batch = 1 << 30
         self.calls: dict[int, object] = {}
         self.requests: list[Request] = []
 
@@ -70,7 +81,13 @@ class Bench:
     def _answer(self, request: Request) -> None:
         self.requests.append(request)
         number = request.request_id
-        if isinstance(request, Propose | ProposeSince):
+        commands = request.group.commands if isinstance(request, Propose | ProposeSince) else []
+        largest, size = max(map(len, commands), default=0), sum(map(len, commands))
+        if largest > self.max_command or size > self.max_batch:
+            found, limit = (largest, self.max_command) if largest > self.max_command else (size, self.max_batch)
+            refusal = Failure(request_id=number, kind=FailureKind.TOO_LARGE, size=found, limit=limit)
+            self.machine.receive("node", refusal, 0.0)
+        elif isinstance(request, Propose | ProposeSince):
             self.machine.receive("node", ProposeAnswers(number, [*request.group.commands]), 0.0)
         elif isinstance(request, Query):
             self.machine.receive("node", QueryAnswers(number, [*request.commands]), 0.0)
@@ -129,6 +146,57 @@ def test_calls_keep_to_the_count_of_a_group() -> None:
     for command in _commands([(None, 1.0)] * 20, sink):
         bench.gatherer.push(command)
     assert bench.start() == [8, 8, 4]
+
+
+def test_commands_that_are_too_large_together_are_taken_apart() -> None:
+    """They are nobody's batch: each is answered, and later ones are gathered to what the node takes."""
+    bench, sink = Bench(), Heard()
+    bench.max_batch = 1000
+    for number in range(20):
+        bench.gatherer.push((None, 1.0, sink, bytes(300), number))
+    begun = [bench.start()]
+    bench.finish()
+    while bench.gatherer.waiting:
+        begun.append(bench.start())
+        bench.finish()
+    assert begun == [[20], [10, 10], [5, 5, 5, 5], [2, 3, 2, 3, 2, 3, 2, 3]]
+    assert sink.results == dict.fromkeys(range(20), bytes(300))
+    for number in range(20, 26):
+        bench.gatherer.push((None, 1.0, sink, bytes(300), number))
+    assert bench.start() == [3, 3]
+
+
+def test_only_the_command_that_is_too_large_fails() -> None:
+    """Those that happened to be gathered with it are applied, and go on being gathered."""
+    bench, sink = Bench(), Heard()
+    bench.max_command = 100
+    for number in range(8):
+        bench.gatherer.push((None, 1.0, sink, bytes(200 if number == 5 else 10), number))
+    bench.start()
+    bench.finish()
+    while bench.gatherer.waiting:
+        bench.start()
+        bench.finish()
+    error = sink.results.pop(5)
+    assert isinstance(error, TooLarge)
+    assert (error.size, error.limit) == (200, 100)
+    assert sink.results == {number: bytes(10) for number in range(8) if number != 5}
+    for number in range(50):
+        bench.gatherer.push((None, 1.0, sink, bytes(10), number))
+    assert bench.start() == [50]
+
+
+def test_what_was_taken_apart_fails_with_the_rest() -> None:
+    """A node that stops leaves nobody waiting."""
+    bench, sink = Bench(), Heard()
+    bench.max_batch = 1000
+    for number in range(4):
+        bench.gatherer.push((None, 1.0, sink, bytes(300), number))
+    bench.start()
+    bench.finish()
+    bench.gatherer.give_up(ShuttingDown("it stops"))
+    assert [type(result) for result in sink.results.values()] == [ShuttingDown] * 4
+    assert not bench.gatherer.waiting
 
 
 def test_at_the_limit_on_pending_commands_the_rest_waits() -> None:

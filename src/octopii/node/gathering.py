@@ -47,6 +47,7 @@ class Gatherer:
         self._group_bytes = group_bytes
         self._max_pending = max_pending
         self._pending = 0
+        self._apart: deque[tuple[_Group, Kind, float]] = deque()  # what was too large together, with its deadline
         self.push = self._inbox.append
 
     def give_up(self, error: OctopiiError) -> None:
@@ -57,14 +58,23 @@ class Gatherer:
             except IndexError:  # another thread was faster
                 return
             deliver(sink, [waiter], error)
+        while self._apart:
+            try:
+                group, _, _ = self._apart.popleft()
+            except IndexError:
+                return
+            deliver(group.sink, group.waiters, error)
 
     @property
     def waiting(self) -> bool:
         """Whether commands wait to be gathered, and may be."""
-        return bool(self._inbox) and self._pending < self._max_pending
+        return bool(self._apart) or (bool(self._inbox) and self._pending < self._max_pending)
 
     def start(self, machine: CallMachine, now: float, expect: Expect) -> None:
         """Begin calls for what waits; at the limit on pending commands the rest goes on waiting."""
+        while self._apart:
+            group, kind, deadline = self._apart.popleft()
+            self._begin(machine, group, kind, deadline, now, expect)
         inbox = self._inbox
         while inbox and self._pending < self._max_pending:
             count = min(len(inbox), self._group_calls, self._max_pending - self._pending)
@@ -74,7 +84,7 @@ class Gatherer:
             for end in self._cuts(kinds, timeouts, sinks, commands):
                 group = _Group(sinks[start], list(commands[start:end]), waiters[start:end])
                 try:
-                    self._begin(machine, group, kinds[start], timeouts[start], now, expect)
+                    self._begin(machine, group, kinds[start], now + timeouts[start], now, expect)
                 except BaseException as error:
                     inbox.extendleft(reversed(taken[end:]))  # whatever is wrong with these, nobody else is to wait
                     group.sink.fail(group.waiters, [error] * len(group.waiters))
@@ -101,9 +111,8 @@ class Gatherer:
         return [*cuts, len(commands)]
 
     def _begin(
-        self, machine: CallMachine, group: "_Group", kind: Kind, timeout: float, now: float, expect: Expect
+        self, machine: CallMachine, group: "_Group", kind: Kind, deadline: float, now: float, expect: Expect
     ) -> None:
-        deadline = now + timeout
         try:
             if kind is None:
                 call_id = machine.propose(group.commands, deadline=deadline)
@@ -119,9 +128,20 @@ class Gatherer:
 
         def finished(result: object) -> None:
             self._pending -= count
-            deliver(group.sink, group.waiters, result)
+            if isinstance(result, TooLarge) and count > 1:
+                self._take_apart(group, kind, deadline, result)
+            else:
+                deliver(group.sink, group.waiters, result)
 
         expect(call_id, finished)
+
+    def _take_apart(self, group: "_Group", kind: Kind, deadline: float, refusal: TooLarge) -> None:
+        """Have a group go in halves: its commands are nobody's batch, so only one that is too large alone may fail."""
+        if max(map(len, group.commands)) <= refusal.limit:  # else one of them is what was refused
+            self._group_bytes = min(self._group_bytes, refusal.limit)
+        half = len(group.commands) // 2
+        for part in (slice(half), slice(half, None)):
+            self._apart.append((_Group(group.sink, group.commands[part], group.waiters[part]), kind, deadline))
 
 
 class _Group(msgspec.Struct, frozen=True):
