@@ -86,8 +86,9 @@ def test_one_replica_that_differs_is_found_named_and_halted(fault: str, on_leade
     """It stops serving, leads no more, and every member's status names it; the others go on."""
     cluster = Cluster(1, digest_interval=0.5)
     node = cluster.wait_for_leader() if on_leader else cluster.followers[0]
-    node.applier.machine = Faulty(cluster.ledger, FAULTS[fault])
-    node.applier.machine.use_clock(node.applier._driver._clock)
+    faulty = node.applier.machine = Faulty(cluster.ledger, FAULTS[fault])
+    node.applier._apply_command = faulty.apply
+    faulty.use_clock(node.applier._driver._clock)
     client = cluster.client()
     client.propose(cluster.name())
     cluster.world.run_until(lambda: is_named(cluster, node.id), what="it is named")
