@@ -152,6 +152,20 @@ def test_swapped_addresses_are_named_once(caplog: pytest.LogCaptureFixture) -> N
     assert len(said) <= 2
 
 
+def test_a_refusal_stays_in_force_until_that_connection_is_made(caplog: pytest.LogCaptureFixture) -> None:
+    """A peer that dials this node proves nothing of the address that this node has for it: no second log line."""
+    cluster = Cluster(25)
+    node = cluster.nodes[1]
+    replica, facts = node.replica, node.replica.joining.peers[2]
+    for _ in range(2):
+        replica.peer_refused(2, RefusedError("node 3 listens there, not node 2"), "127.0.0.1:5003")
+        replica.joining.met(facts)
+    assert "127.0.0.1:5003" in replica.warnings["refused-by-2"]
+    assert sum("listens there" in record.getMessage() for record in caplog.records) == 1
+    replica.peer_connected(facts)
+    assert "refused-by-2" not in replica.warnings
+
+
 def test_a_call_on_a_node_without_a_cluster_says_so() -> None:
     """Nobody was started as initial leader: calls and queries end with that, not with an election that is awaited."""
     cluster = Cluster(24, start=False)

@@ -86,7 +86,6 @@ class Joining:
         self.peers.pop(facts.node_id, None)
         self.peers[facts.node_id] = facts
         self._forget_strangers()
-        replica.warnings.pop(f"refused-by-{facts.node_id}", None)
         self._tell_founding(facts)
         if replica.leadership.is_leader:
             self._learn_about(facts)

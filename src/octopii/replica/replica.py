@@ -282,6 +282,7 @@ class Replica:
     def peer_connected(self, facts: PeerFacts) -> None:
         """A handshake with a node succeeded; `receive` may follow."""
         self.connected.add(facts.node_id)
+        self.warnings.pop(f"refused-by-{facts.node_id}", None)
         self.quarantine.met(facts)
         self.joining.met(facts)
         self.senders.connected(facts.node_id)
