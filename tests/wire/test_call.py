@@ -365,11 +365,15 @@ def test_what_fits_no_frame_of_the_node_is_too_large_at_once() -> None:
     query = model.machine.query([bytes(2000)], consistency=Consistency.STALE, deadline=10.0, now=0.0)
     small = model.machine.propose([bytes(500)], deadline=10.0)
     model.run(0.5)
-    for call, size, what in ((large, 2000, "a command"), (batch, 1800, "20 commands"), (query, 2000, "a command")):
+    for call, size, what in (
+        (large, 2000, "a command of 2000 bytes fits"),
+        (batch, 1800, "20 commands of 1800 bytes fit"),
+        (query, 2000, "a command of 2000 bytes fits"),
+    ):
         error = model.outcomes[call]
         assert isinstance(error, TooLarge)
         assert (error.size, error.limit) == (size, 1000)
-        assert str(error) == f"{what} of {size} bytes fit no frame that the nodes read (max_frame_bytes = 1000)"
+        assert str(error) == f"{what} no frame that the nodes read (max_frame_bytes = 1000)"
     assert [request.group.commands for request in proposals(model)] == [[bytes(500)]]
     assert small not in model.outcomes
     assert not any(isinstance(request, Query) for _, request in model.sent)

@@ -544,8 +544,10 @@ class CallMachine:
 def _fits_no_frame(attempt: Attempt, limit: int) -> Failure:
     """What a node would say of a request if it could read it; unread, it would only end the connection."""
     size = attempt.size if isinstance(attempt, Group) else attempt.call.size if isinstance(attempt, Single) else 0
-    what = "a command" if attempt.wanted == 1 else f"{attempt.wanted} commands"
-    text = f"{what} of {size} bytes fit no frame that the nodes read (max_frame_bytes = {limit})"
+    what = (
+        f"a command of {size} bytes fits" if attempt.wanted == 1 else f"{attempt.wanted} commands of {size} bytes fit"
+    )
+    text = f"{what} no frame that the nodes read (max_frame_bytes = {limit})"
     return Failure(request_id=0, kind=FailureKind.TOO_LARGE, text=text, size=size, limit=limit)
 
 
