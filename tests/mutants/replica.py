@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import logging
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -464,21 +465,39 @@ def tests_of(module: ModuleType) -> dict[str, Check]:
 
 
 def with_fixtures(function: Callable[..., None], arguments: dict[str, Any]) -> Check:
-    """A test that is given its arguments, and `monkeypatch` if it asks for it.
+    """A test that is given its arguments, and `monkeypatch` and the records of `caplog` if it asks for them.
 
     Raises `LookupError` when it asks for more: it would fail at once, and seem to catch every mutant.
     """
     missing = inspect.signature(function).parameters.keys() - arguments.keys()
     if not missing:
         return partial(function, **arguments)
-    if missing != {"monkeypatch"}:
+    if not missing <= {"monkeypatch", "caplog"}:
         raise LookupError(f"{function.__name__} asks for {sorted(missing)}")
 
     def check() -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            function(**arguments, monkeypatch=patch)
+        heard = Heard()
+        logging.getLogger().addHandler(heard)
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                given = {"monkeypatch": patch, "caplog": heard}
+                function(**arguments, **{name: given[name] for name in missing})
+        finally:
+            logging.getLogger().removeHandler(heard)
 
     return check
+
+
+class Heard(logging.Handler):
+    """What was logged, under the name that it has in `caplog`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep it."""
+        self.records.append(record)
 
 
 LIKELY: dict[int, tuple[ModuleType, ...]] = {
