@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from octopii.machines import KvStateMachine
@@ -62,3 +63,14 @@ def test_five_can_do_without_two(loss: str) -> None:
     assert _inject(cluster, loss, pick=0.99) is NOT_NOW
     cluster.world.run_until(lambda: cluster.leader is not None, what="somebody leads")
     assert _inject(cluster, "member removed", pick=0.99) is not NOT_NOW
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_no_disk_is_lost_while_a_voter_belongs_to_no_cluster_yet(loss: str) -> None:
+    """One that no leader has reached votes for nobody, so that the third alone would be left."""
+    cluster = _running()
+    store = cluster.nodes[3].replica.identity
+    identity, store.identity = store.identity, msgspec.structs.replace(store.identity, cluster_id=b"")
+    assert _inject(cluster, loss) is NOT_NOW
+    store.identity = identity
+    assert _inject(cluster, loss) is not NOT_NOW

@@ -289,7 +289,10 @@ def wipe(cluster: Cluster, fault: Fault) -> End:
 
 
 def may_lose_one(cluster: Cluster) -> bool:
-    """Whether a disk more may go: three voters at least, and every other one still has its disk and runs."""
+    """Whether a disk more may go: three voters at least, and every other one still has its disk and runs.
+
+    A voter that no leader has reached yet votes for nobody: it is no help to the others.
+    """
     voters = cluster.voters()
     return (
         len(voters) >= 3
@@ -297,6 +300,7 @@ def may_lose_one(cluster: Cluster) -> bool:
         and not cluster.at_risk
         and not cluster.errands
         and all(voter in cluster.nodes and cluster.nodes[voter].up for voter in voters)
+        and not any(cluster.nodes[voter].replica.identity.empty for voter in voters)
     )
 
 
