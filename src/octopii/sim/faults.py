@@ -291,7 +291,8 @@ def wipe(cluster: Cluster, fault: Fault) -> End:
 def may_lose_one(cluster: Cluster) -> bool:
     """Whether a disk more may go: three voters at least, and every other one still has its disk and runs.
 
-    A voter that no leader has reached yet votes for nobody: it is no help to the others.
+    A voter that no leader has reached yet votes for nobody, and one that has not heard of the end of a joint membership
+    cannot do without the voters before it, of which the founder may be the only one.
     """
     voters = cluster.voters()
     return (
@@ -301,6 +302,7 @@ def may_lose_one(cluster: Cluster) -> bool:
         and not cluster.errands
         and all(voter in cluster.nodes and cluster.nodes[voter].up for voter in voters)
         and not any(cluster.nodes[voter].replica.identity.empty for voter in voters)
+        and not any(cluster.nodes[voter].replica.conf_state.voters_outgoing for voter in voters)
     )
 
 
