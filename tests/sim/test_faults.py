@@ -79,7 +79,7 @@ def test_no_disk_is_lost_while_a_voter_belongs_to_no_cluster_yet(loss: str) -> N
 @pytest.mark.parametrize("loss", LOSSES)
 def test_no_disk_is_lost_before_all_know_that_the_founding_is_over(loss: str) -> None:
     """In the joint membership before, the founder alone is one of its two halves."""
-    cluster = Cluster(World(1), draw(1, "calm", members=3), (lambda _node_id: KvStateMachine(),))
+    cluster = Cluster(World(1), draw(1, "calm", members=3), (KvStateMachine,))
     cluster.start()
     cluster.world.run_until(lambda: len(cluster.voters()) == 3, what="the leader knows that all vote")
     assert any(node.replica.conf_state.voters_outgoing for node in cluster.nodes.values())
