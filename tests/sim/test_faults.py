@@ -84,3 +84,12 @@ def test_no_disk_is_lost_before_all_know_that_the_founding_is_over(loss: str) ->
     cluster.world.run_until(lambda: len(cluster.voters()) == 3, what="the leader knows that all vote")
     assert any(node.replica.conf_state.voters_outgoing for node in cluster.nodes.values())
     assert _inject(cluster, loss) is NOT_NOW
+
+
+def test_the_only_machine_is_not_given_up() -> None:
+    """There is nobody who could bring another one in: it is started again, however often its disk fails to read."""
+    cluster = _running(1)
+    node = cluster.nodes[1]
+    node.kill()
+    assert not any(cluster._found_damaged(node) for _ in range(5))
+    assert not cluster.lost

@@ -164,8 +164,8 @@ class Cluster:
     def _found_damaged(self, node: Node) -> bool:
         """A disk gave other bytes than were written, or none, which passes sometimes; whether it is given up."""
         times = self.damage[node.id] = self.damage.get(node.id, 0) + 1
-        members = self.members()
-        if times < damaged_after or members == [node.id]:
+        others = set(self.members()) - {node.id}
+        if times < damaged_after or not others:  # nobody else could bring another one in, now at least
             return False
         self.give_up(node)
         return True
