@@ -436,14 +436,7 @@ class BlockingClient(BlockingOperations):
         loop, core = self._start()
         seconds = self._settings.timeout if timeout is None else seconds_of(timeout)
         future: concurrent.futures.Future[object] = concurrent.futures.Future()
-
-        def resolve(result: object) -> None:
-            if isinstance(result, BaseException):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
-
-        loop.call_soon_threadsafe(core.begin, operation, seconds, resolve)
+        loop.call_soon_threadsafe(core.begin, operation, seconds, partial(settle_one, _threads, future))
         try:
             return operation.convert(future.result(seconds + close_seconds))
         except concurrent.futures.TimeoutError:

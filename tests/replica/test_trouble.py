@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from octopii.errors import NotApplied, OutcomeUnknown
+from octopii.sim import SimulatedClient
 from octopii.walrus.faults import survive_none
 from octopii.wire import requests
 from octopii.wire.codec import ApplyFailedAnswer, CommandErrorAnswer
@@ -95,13 +96,19 @@ def test_trouble_of_one_machine_stops_that_replica_alone(trouble: BaseException,
     cluster.check()
 
 
-def test_an_entry_that_fails_everywhere_can_be_skipped() -> None:
-    """Every replica stops at one entry; started to skip it, all go on, and the skipped call is an answer."""
-    cluster = Cluster(5)
+def failing_everywhere(seed: int) -> tuple[Cluster, SimulatedClient]:
+    """A cluster with some calls behind it, in which every node stops at the command `bad`."""
+    cluster = Cluster(seed)
     client = cluster.client()
     cluster.write(client, 3)
     for node in cluster.nodes.values():
         fail_on(node, b"bad", MemoryError())
+    return cluster, client
+
+
+def test_an_entry_that_fails_everywhere_can_be_skipped() -> None:
+    """Every replica stops at one entry; started to skip it, all go on, and the skipped call is an answer."""
+    cluster, client = failing_everywhere(5)
     asked = client.propose(b"bad", timeout=30.0)
     cluster.world.run_until(lambda: all(node.replica.applying.failure for node in cluster.nodes.values()))
     failures = [node.replica.applying.failure for node in cluster.nodes.values()]
@@ -177,11 +184,7 @@ def test_callers_hear_soon_that_all_have_stopped() -> None:
 
 def test_a_call_whose_outcome_is_open_ends_when_all_have_stopped() -> None:
     """The call that stopped them may be applied yet, by nodes that are started anew: its caller hears that soon."""
-    cluster = Cluster(10)
-    client = cluster.client()
-    cluster.write(client, 3)
-    for node in cluster.nodes.values():
-        fail_on(node, b"bad", MemoryError())
+    cluster, client = failing_everywhere(10)
     asked = client.propose(b"bad", timeout=60.0)
     cluster.wait(asked, limit=5.0)
     assert isinstance(asked.error, OutcomeUnknown)

@@ -264,14 +264,7 @@ class Story:
         await asyncio.wait_for(asyncio.gather(*writing), patience_seconds)
         watching.cancel()  # what it has seen, or is about to see, may be older than the last orders
         await asyncio.wait([watching])
-        deadline = time.monotonic() + patience_seconds
-        while True:
-            await self._cluster.look()
-            if self._all_equal():
-                return
-            if time.monotonic() > deadline:
-                raise TimeoutError("the nodes did not become equal")
-            await asyncio.sleep(0.02)
+        await self._until(self._all_equal, "the nodes did not become equal", fresh=True)
 
     def _all_equal(self) -> bool:
         nodes = self._cluster.nodes.values()
@@ -280,14 +273,20 @@ class Story:
         ends = {(node.facts["last_index"], node.facts["applied"]) for node in nodes}
         return len(ends) == 1 and all(last == applied for last, applied in ends)
 
-    async def _until(self, condition: Callable[[], Any], otherwise: str) -> Any:
-        """Wait until something is there, and return it; raises `TimeoutError` with `otherwise`."""
+    async def _until(self, condition: Callable[[], Any], otherwise: str, *, fresh: bool = False) -> Any:
+        """Wait until something is there, and return it; raises `TimeoutError` with `otherwise`.
+
+        With `fresh` the nodes are asked each time, where what was seen before does not count.
+        """
         deadline = time.monotonic() + patience_seconds
-        while not (found := condition()):
+        while True:
+            if fresh:
+                await self._cluster.look()
+            if found := condition():
+                return found
             if time.monotonic() > deadline:
                 raise TimeoutError(otherwise)
             await asyncio.sleep(0.02)
-        return found
 
     # --- the end ------------------------------------------------------------------------------------------------
 

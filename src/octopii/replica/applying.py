@@ -94,28 +94,27 @@ class Applying:
     @property
     def has_membership_to_keep(self) -> bool:
         """Whether a change is known to be committed and not written down."""
-        memberships = self._replica.store.memberships
-        known = self._identity.membership.index if self._identity.membership is not None else 0
-        return bool(memberships) and any(known < each.index <= self._replica.raft.committed for each in memberships)
+        return bool(self._changes_to_keep())
+
+    def _changes_to_keep(self) -> list[Entry]:
+        kept, committed = self._identity.membership, self._replica.raft.committed
+        known = kept.index if kept is not None else 0
+        return [entry for entry in self._replica.store.memberships if known < entry.index <= committed]
 
     def keep_membership(self) -> None:
         """Write down the changes that are known to be committed; raises `LogFull`."""
-        replica = self._replica
         kept = self._identity.membership
-        known = kept.index if kept is not None else 0
-        committed = replica.raft.committed
-        for entry in replica.store.memberships:
-            if known < entry.index <= committed:
-                conf_state = kept.conf_state if kept is not None else ConfState()
-                roster = self.roster.copy()
-                change, found = _change_of(entry)
-                conf_state = apply_change(conf_state, change)
-                if found is not None:
-                    roster.found(found)
-                else:
-                    roster.change(conf_state, members_of(decode_members(change.context)))
-                kept = Membership(entry.index, conf_state, roster, kept.applied if kept is not None else 0)
-                self._keep(kept)
+        for entry in self._changes_to_keep():
+            conf_state = kept.conf_state if kept is not None else ConfState()
+            roster = self.roster.copy()
+            change, found = _change_of(entry)
+            conf_state = apply_change(conf_state, change)
+            if found is not None:
+                roster.found(found)
+            else:
+                roster.change(conf_state, members_of(decode_members(change.context)))
+            kept = Membership(entry.index, conf_state, roster, kept.applied if kept is not None else 0)
+            self._keep(kept)
 
     def _keep(self, membership: Membership) -> None:
         self._identity.save_membership(membership)
